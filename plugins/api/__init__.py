@@ -1,0 +1,1 @@
+"""Stubs generated from protos/ by tools/protogen.py. Change those, not these."""

@@ -1,0 +1,1 @@
+"""Generated from protos/csi/v1/csi.proto."""

@@ -1,0 +1,1 @@
+"""Generated from protos/deviceplugin/v1beta1/deviceplugin.proto."""

@@ -1,0 +1,1 @@
+"""Generated from protos/dra/v1beta1/dra.proto."""

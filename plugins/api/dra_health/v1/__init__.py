@@ -1,0 +1,1 @@
+"""Generated from protos/dra_health/v1/dra_health.proto."""

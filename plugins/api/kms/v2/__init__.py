@@ -1,0 +1,1 @@
+"""Generated from protos/kms/v2/kms.proto."""

@@ -1,0 +1,1 @@
+"""Generated from protos/pluginregistration/v1/pluginregistration.proto."""

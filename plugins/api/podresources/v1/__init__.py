@@ -1,0 +1,1 @@
+"""Generated from protos/podresources/v1/podresources.proto."""
