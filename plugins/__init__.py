@@ -1,0 +1,1 @@
+"""nodeplug: node plugin daemons for Kubernetes (CSI, devices, KMS)."""
