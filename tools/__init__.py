@@ -1,0 +1,1 @@
+"""What developers and continuous integration run: nothing here is part of the package."""
