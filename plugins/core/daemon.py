@@ -229,6 +229,8 @@ class Daemon(Generic[C]):
                 os._exit(128 + number)  # asked twice: end at once
             self._stop_asked = True
             self._end_at_deadline()
+            if self._state is State.STARTING:
+                raise SystemExit(128 + number)  # nobody was served yet: what start() did is undone on the way out
             self._events.put(self._stop)
 
         for number in (signal.SIGTERM, signal.SIGINT):

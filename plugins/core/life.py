@@ -7,6 +7,7 @@ opposite, so that a failure in the middle, and a stop, undo exactly what was don
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -111,7 +112,7 @@ class Life(Generic[C]):
         self._servers.append(server)
         self._undo.callback(server.stop, self._config.grace)
         server.start()
-        for listener in spec.listeners:
+        for listener in map(self._complete, spec.listeners):
             public = inherited.take(listener)
             if public is None:
                 public = sockets.bind(listener)
@@ -119,6 +120,12 @@ class Life(Generic[C]):
             self._sockets[listener.name] = public
             self._backends[listener.name] = server.backend
             self._acceptor.add(public.socket, server.backend)
+
+    def _complete(self, listener: Listener) -> Listener:
+        """A listener with mode and group, from the configuration where it names none."""
+        mode = self._config.socket_mode if listener.mode is None else listener.mode
+        gid = self._config.socket_gid if listener.gid is None else listener.gid
+        return dataclasses.replace(listener, mode=mode, gid=gid)
 
     def _backend(self, name: str) -> str:
         """A private socket's path. Through a descriptor, so that the state directory's length does not count."""

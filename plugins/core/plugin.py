@@ -34,14 +34,14 @@ class Listener:
 
     name: its key in a hand-over; the same in every release.
     path: where callers find it; at most 107 bytes (sun_path, unix(7)).
-    mode, gid: of the socket; gid -1 leaves the group.
+    mode, gid: of the socket; None takes `socket_mode` and `socket_gid` of the configuration, gid -1 leaves the group.
     keep: stays in place when the daemon stops (the CSI registration socket: its removal takes the driver off CSINode).
     """
 
     name: str
     path: Path
-    mode: int = 0o600
-    gid: int = -1
+    mode: int | None = None
+    gid: int | None = None
     keep: bool = False
 
 

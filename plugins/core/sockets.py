@@ -111,8 +111,8 @@ def _bind_in(directory: int, spec: Listener) -> PublicSocket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(near)
-        os.chmod(near, spec.mode)
-        if spec.gid >= 0:
+        os.chmod(near, 0o600 if spec.mode is None else spec.mode)
+        if spec.gid is not None and spec.gid >= 0:
             os.chown(near, -1, spec.gid)
         sock.listen(_BACKLOG)
         identity = file_identity(Path(near))
