@@ -9,7 +9,7 @@ from plugins.core.acceptor.limits import Limits
 from plugins.core.acceptor.loop import Loop
 from plugins.core.acceptor.streams import Streams
 
-PING: Final = b"nodeplug"  # the eight bytes our PING is known by; grpc's own are numbers
+PING: Final = b"nodeplug"  # the eight bytes our PING is known by; grpc's own are random numbers
 
 
 class Leaving(Protocol):
@@ -37,64 +37,65 @@ class Leaving(Protocol):
 
 
 class Farewell:
-    """GOAWAY(2^31-1) and PING; the client's answer; no stream open; the client closes.
+    """GOAWAY(2^31-1) with a PING; its answer; no stream open; a second PING; its answer; the end.
 
     The first GOAWAY refuses nothing: streams the client opened before it read it still arrive and
-    are served. Its answer to the PING says that it has read it. Even then we do not close at once:
-    a client may write the answer ahead of the HEADERS of a call it began before. gRPC clients close
-    a connection they were told to leave when its last stream has ended; only one that does not
-    within `linger` is closed from here.
+    are served. The answer to the first PING says that it has read it. A client may write that
+    answer ahead of the HEADERS of calls it had begun before (grpc-core does), but not the answer to
+    a PING sent after the first answer: if no stream has come by then, none comes any more.
+    Waiting for the client to close instead is no choice: now and then grpc-core keeps a connection
+    it was told to leave until the calls that moved on are through, and these wait for the process
+    that takes over from us.
 
     A client that has only just connected is left to open its first stream, or `settle` seconds,
     before it is told: a GOAWAY on the heels of the first SETTINGS may count as a failed connect,
     and then the calls that wait for it fail.
     """
 
-    __slots__ = ("_connection", "_limits", "_lingering", "_loop", "_said", "_settled", "_settling")
+    __slots__ = ("_asked", "_connection", "_loop", "_rounds", "_settle", "_settled", "_settling")
 
     def __init__(self, connection: Leaving, loop: Loop, limits: Limits) -> None:
         self._connection = connection
         self._loop = loop
-        self._limits = limits
+        self._settle = limits.settle
         self._settling = False
         self._settled = False
-        self._said = False
-        self._lingering = False
+        self._rounds = 0  # PINGs sent
+        self._asked = 0  # the client's highest stream when the last one was sent
 
     @property
     def done(self) -> bool:
-        """The client knows, nothing is open: closing now costs no call."""
+        """The client knows, and no stream is open: closing now costs no call of a client that keeps to the rules."""
         connection = self._connection
-        return self._said and connection.answered and not connection.streams.open and connection.quiet
+        return self._rounds > 0 and connection.answered and not connection.streams.open and connection.quiet
 
     def step(self) -> None:
         """Go on as far as possible; called after anything that may have changed the answer."""
-        if not self._said:
+        if not self._rounds:
             self._begin()
-        elif not self._lingering and self.done:
-            self._lingering = True
-            self._loop.after(self._limits.linger, self._linger_over)
+        elif self.done:
+            if self._rounds > 1 and self._asked == self._connection.streams.highest:
+                self._connection.finish()
+            else:
+                self._ask(b"")
 
     def _begin(self) -> None:
         streams = self._connection.streams
         if not streams.acked:
             return  # not connected yet: the client would take a GOAWAY for a failed connect
         if streams.highest or self._settled:
-            self._said = True
-            self._connection.expect(PING)
-            self._connection.say(goaway(LAST_STREAM, NO_ERROR) + ping(PING))
+            self._ask(goaway(LAST_STREAM, NO_ERROR))
         elif not self._settling:
             self._settling = True
-            self._loop.after(self._limits.settle, self._settle_over)
+            self._loop.after(self._settle, self._settle_over)
+
+    def _ask(self, before: bytes) -> None:
+        self._rounds += 1
+        self._asked = self._connection.streams.highest
+        self._connection.expect(PING)
+        self._connection.say(before + ping(PING))
 
     def _settle_over(self) -> None:
         self._settled = True
         if not self._connection.closed:
             self.step()
-
-    def _linger_over(self) -> None:
-        self._lingering = False
-        if self._connection.closed:
-            return
-        if self.done:
-            self._connection.finish()

@@ -29,7 +29,6 @@ class Limits:
     resets_burst, resets_per_second: RST_STREAM frames by the client (CVE-2023-44487, rapid reset).
     frames_burst, frames_per_second: frames of any kind by the client.
     preface_timeout: between connect() and the 24 bytes every HTTP/2 client sends first.
-    linger: at a drain, how long a client without streams is given to close by itself.
     settle: at a drain, how long a client that has just connected is given to open its first stream
         before it is told to go.
     """
@@ -47,7 +46,6 @@ class Limits:
     frames_burst: int = 50_000
     frames_per_second: float = 50_000.0
     preface_timeout: float = 10.0
-    linger: float = 1.0
     settle: float = 0.1
 
 
