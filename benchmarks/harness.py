@@ -121,7 +121,7 @@ def p50(call: Callable[[], object], calls: int) -> Sample:
 
 def table(figures: Iterable[Figure]) -> str:
     """The figures for a person."""
-    rows = [("figure", "ours", "floor", "compared (95 %)", "bound", "verdict", "n")]
+    rows: list[tuple[str, ...]] = [("figure", "ours", "floor", "compared (95 %)", "bound", "verdict", "n")]
     notes = []
     for figure in figures:
         floor = f"{_short(stats.median(figure.floor).value)}" if figure.floor else "-"
@@ -129,7 +129,9 @@ def table(figures: Iterable[Figure]) -> str:
             floor += f" ({figure.against})"
         middle = figure.compared
         what = "" if figure.floor else f" {figure.unit}"
-        compared = f"{_short(middle.value)} ({_short(middle.low)} to {_short(middle.high)}){what}"
+        low, high = middle.low, middle.high
+        between = f"{_short(low)} to {_short(high)}" if low is not None and high is not None else "too few"
+        compared = f"{_short(middle.value)} ({between}){what}"
         ours = f"{_short(stats.median(figure.ours).value)} {figure.unit}"
         bound = "-" if figure.bound is None else f"{figure.bound:g}"
         rows.append((figure.name, ours, floor, compared, bound, figure.verdict or "-", str(middle.count)))

@@ -10,36 +10,45 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import floor
+from tools import leaks
 
 _POOL_SIZE = 16 << 30  # sparse
 
 
 @contextlib.contextmanager
 def root() -> Iterator[Path]:
-    """A temporary folder, removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="np-bench-", dir="/tmp"))
+    """A temporary folder; at the end it goes, with every mount and loop device below it."""
+    folder = make_root()
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        remove(folder)
 
 
-@contextlib.contextmanager
-def pool(folder: Path) -> Iterator[Path]:
+def make_root() -> Path:
+    """The same for a caller that removes it in another process."""
+    return Path(tempfile.mkdtemp(prefix="np-bench-", dir="/tmp"))
+
+
+def remove(folder: Path) -> None:
+    """Unmount, detach and delete whatever is left below a root."""
+    left = leaks.below([str(folder)], leaks.snapshot())
+    for target in sorted(left["mount"], reverse=True):  # the deepest first
+        floor.unmount(Path(target))
+    for device in left["loop device"]:
+        with contextlib.suppress(OSError):  # released by itself when its mount went
+            floor.detach(f"/dev/{device}")
+    shutil.rmtree(folder)
+
+
+def pool(folder: Path) -> Path:
     """A mounted XFS filesystem that can reflink, made in that folder. Needs root."""
     image, target = folder / "pool.img", folder / "pool"
     target.mkdir()
     floor.sparse(image, _POOL_SIZE)
     make_filesystem("xfs", image)
-    device = floor.attach(image)
-    try:
-        floor.mount(device, target, "xfs")
-        try:
-            yield target
-        finally:
-            floor.unmount(target)
-    finally:
-        floor.detach(device)
+    floor.mount(floor.attach(image), target, "xfs")
+    return target
 
 
 def templates(folder: Path) -> dict[str, Path]:

@@ -19,11 +19,11 @@ ENOUGH = 30  # pairs; fewer show that a benchmark runs, and decide nothing
 
 @dataclass(frozen=True)
 class Median:
-    """A median with the ends of its confidence interval; low and high are infinite where the values are too few."""
+    """A median with the ends of its confidence interval; low and high are None where the values are too few."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     count: int
 
 
@@ -39,7 +39,7 @@ def median(values: Sequence[float], confidence: float = CONFIDENCE) -> Median:
     """The median of values with its interval at that confidence; at least one value."""
     ordered = sorted(values)
     rank = _rank(len(ordered), confidence)
-    low, high = (ordered[rank - 1], ordered[-rank]) if rank else (-math.inf, math.inf)
+    low, high = (ordered[rank - 1], ordered[-rank]) if rank else (None, None)
     return Median(statistics.median(ordered), low, high, len(ordered))
 
 
@@ -50,7 +50,7 @@ def ratios(ours: Sequence[float], floor: Sequence[float]) -> list[float]:
 
 def judge(found: Median, bound: float) -> Verdict:
     """Met if the whole interval is within the bound, missed if all of it is beyond, else undecided."""
-    if found.count < ENOUGH:
+    if found.low is None or found.high is None or found.count < ENOUGH:
         return Verdict.UNDECIDED
     if found.high <= bound:
         return Verdict.MET
