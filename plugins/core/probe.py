@@ -22,7 +22,8 @@ def main(argv: Sequence[str]) -> int:
 
     with client.channel(args.socket) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=args.timeout)
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined] # made at run time
+            answer = check(health_pb2.HealthCheckRequest(), timeout=args.timeout)
         except grpc.RpcError as error:
             print(f"{args.socket}: {client.reason(error)}", file=sys.stderr)
             return 1

@@ -26,7 +26,8 @@ logger = log.get("registration")
 VERSION = "v1beta1"
 _CALL_TIMEOUT = 15.0  # seconds; Register has none of its own, and the kubelet's dial back may take 10
 _STREAM_TIMEOUT = 2.0  # seconds from an accepted Register to an open stream, before we ask again
-_BACKOFF = (0.1, 30.0)  # seconds: first and longest pause after a refusal
+_BACKOFF = (0.02, 30.0)  # seconds: first and longest pause after a refusal
+_SETTLED = 1.0  # seconds that a stream must have lived for its end to be answered without any pause
 
 
 class KubeletRegistration:
@@ -61,6 +62,8 @@ class KubeletRegistration:
         )
         self._changed = threading.Condition()
         self._streams = 0
+        self._forgotten = 0  # how often our socket was wiped
+        self._opened = 0.0  # monotonic seconds: when there last came to be a stream
         self._asked: FileIdentity | None = None  # the kubelet.sock that took our last Register
         self._tried: FileIdentity | None = None  # the kubelet.sock that we last asked, whatever it said
         self._due = 0.0  # monotonic seconds: not before
@@ -87,6 +90,7 @@ class KubeletRegistration:
         """Our socket was wiped and is there again: the kubelet that did that does not know us."""
         if listener == self._listener.name:
             with self._changed:
+                self._forgotten += 1
                 self._asked = None
                 self._retry_now()
 
@@ -104,8 +108,8 @@ class KubeletRegistration:
         with self._changed:
             self._streams += 1
             if self._streams == 1:
+                self._opened = time.monotonic()
                 logger.info("the kubelet watches the devices", resource=self.name)
-            self._pause = _BACKOFF[0]
             self._changed.notify_all()
 
     def stream_closed(self) -> None:
@@ -114,7 +118,15 @@ class KubeletRegistration:
             self._streams -= 1
             if self._streams == 0:
                 self._asked = None
+                self._ended()
             self._changed.notify_all()
+
+    def _ended(self) -> None:
+        """No stream any more. At once if it had settled; with the growing pause if the kubelet drops us each time."""
+        now = time.monotonic()
+        if now - self._opened >= _SETTLED:
+            self._pause = _BACKOFF[0]
+        self._due = now + self._pause
 
     def _run(self) -> None:
         while True:
@@ -138,6 +150,7 @@ class KubeletRegistration:
 
     def _register(self) -> None:
         asked = self._tried = file_identity(self._kubelet)
+        began, forgotten = time.monotonic(), self._forgotten
         try:
             with client.channel(self._kubelet) as channel:
                 rpc.RegistrationStub(channel).Register(self._request, timeout=_CALL_TIMEOUT)
@@ -146,8 +159,11 @@ class KubeletRegistration:
             return
         logger.info("registered with the kubelet", resource=self.name)
         with self._changed:
+            if self._forgotten != forgotten:
+                return  # wiped while we asked: what the kubelet took is the socket that is gone
             self._asked = asked
-            self._due = max(self._due, time.monotonic() + _STREAM_TIMEOUT)
+            if self._opened < began:  # its stream may have come, and gone, before the answer did
+                self._due = max(self._due, time.monotonic() + _STREAM_TIMEOUT)
 
     def _wake(self) -> None:
         """Something happened in the kubelet's folder. A new kubelet.sock is asked at once, whatever the back-off."""

@@ -59,7 +59,9 @@ class Devices(device_rpc.DevicePluginServicer):
     def __init__(self, changes: Broadcast[int]) -> None:
         self.changes = changes
 
-    def ListAndWatch(self, request: device.Empty, context: grpc.ServicerContext) -> Iterator[device.ListAndWatchResponse]:
+    def ListAndWatch(
+        self, request: device.Empty, context: grpc.ServicerContext
+    ) -> Iterator[device.ListAndWatchResponse]:
         subscription = self.changes.subscribe()
         context.add_callback(subscription.cancel)
         try:

@@ -154,6 +154,7 @@ def test_an_open_stream_ends_cleanly_and_comes_back_at_the_new_process(start: St
 def test_a_process_that_does_not_answer_is_named(start: Start) -> None:
     first = start().serving()
     first.popen.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WNOWAIT)
     second = start("handover_timeout=0.5", "grace=0.5")
     assert second.popen.wait(30) == 2
     assert f"held by process {first.pid}" in second.text()

@@ -95,6 +95,7 @@ def test_a_lost_socket_is_made_again(start: Start) -> None:
 def test_a_socket_that_another_one_put_in_our_place_is_not_deleted(start: Start) -> None:
     process = start().serving()
     process.popen.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
     process.socket.unlink()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(process.socket))
@@ -117,8 +118,7 @@ def test_a_regular_file_at_the_path_is_left_alone(start: Start, short_tmp: Path)
 @pytest.mark.parametrize("name", ["x" * 108, "y" * 200])
 def test_a_path_that_is_too_long_is_said_before_anything_starts(short_tmp: Path, name: str) -> None:
     done = subprocess.run(
-        [sys.executable, PLUGIN, "serve", "--kubelet-dir", short_tmp / "k", "--state-dir", short_tmp / "s"]
-        + ["--socket", f"/tmp/{name}"],
+        serve_command(short_tmp, "--socket", f"/tmp/{name}"),
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -169,11 +169,10 @@ def test_a_changed_file_is_taken_or_refused_as_a_whole(short_tmp: Path, start: S
 
     file = short_tmp / "echo.toml"
     file.write_text('label = "two"\n')
-    arguments = ["serve", "--config", file, "--kubelet-dir", short_tmp / "k", "--state-dir", short_tmp / "s"]
     process.log = short_tmp / "log.file"
     with process.log.open("wb") as log:
         process.popen = subprocess.Popen(
-            [sys.executable, PLUGIN, *arguments], stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            serve_command(short_tmp, "--config", str(file)), stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
     try:
         process.serving()
@@ -186,6 +185,11 @@ def test_a_changed_file_is_taken_or_refused_as_a_whole(short_tmp: Path, start: S
     finally:
         process.popen.kill()
         process.popen.wait()
+
+
+def serve_command(root: Path, *options: str) -> list[str]:
+    folders = ["--kubelet-dir", str(root / "k"), "--state-dir", str(root / "s")]
+    return [sys.executable, str(PLUGIN), "serve", *folders, *options]
 
 
 def replace(file: Path, text: str) -> None:

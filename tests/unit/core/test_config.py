@@ -22,7 +22,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class Example(DaemonConfig, frozen=True, kw_only=True):
     pool: Annotated[Pool, Meta(description="Where volumes live.")] = Pool()
-    pools: list[Pool] = []
+    pools: tuple[Pool, ...] = ()
     limit: Annotated[int, Meta(ge=0)] = 0
     strict: bool = False
 
@@ -74,9 +74,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: str) -> Non
 
 
 def test_an_unknown_environment_variable_or_flag_is_named_too(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="NODEPLUG_EXAMPLE_LIMT.*did you mean 'limit'"):
+    with pytest.raises(ConfigError, match=r"NODEPLUG_EXAMPLE_LIMT.*did you mean 'limit'"):
         load(tmp_path, "", {"NODEPLUG_EXAMPLE_LIMT": "1"})
-    with pytest.raises(ConfigError, match="--set stric.*did you mean 'strict'"):
+    with pytest.raises(ConfigError, match=r"--set stric.*did you mean 'strict'"):
         load(tmp_path, "", {}, "stric=true")
     with pytest.raises(ConfigError, match="expected key=value"):
         load(tmp_path, "", {}, "strict")
@@ -87,7 +87,9 @@ def test_a_missing_file_is_an_error_not_a_default(tmp_path: Path) -> None:
         config.load(Example, "example", file=tmp_path / "none.toml", environ={})
 
 
-@pytest.mark.parametrize(("text", "value"), [("10GiB", 10 << 30), ("5", 5), ("1.5K", 1500), ("2 MiB", 2 << 20), ("1TB", 10**12)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("10GiB", 10 << 30), ("5", 5), ("1.5K", 1500), ("2 MiB", 2 << 20), ("1TB", 10**12)]
+)
 def test_sizes(text: str, value: int) -> None:
     assert Bytes.parse(text) == value
 

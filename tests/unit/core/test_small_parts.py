@@ -85,7 +85,9 @@ def test_a_waiting_subscriber_is_woken(end: str) -> None:
 
 
 def test_a_command_gives_its_output_and_its_failure_tells_the_log_not_the_caller() -> None:
-    result = command.run([sys.executable, "-c", "import sys; sys.stdout.write(sys.stdin.read())"], timeout=30, stdin=b"hi")
+    result = command.run(
+        [sys.executable, "-c", "import sys; sys.stdout.write(sys.stdin.read())"], timeout=30, stdin=b"hi"
+    )
     assert result.text == "hi"
     program = "import sys; sys.stderr.write('internal /path'); sys.exit(3)"
     with pytest.raises(command.CommandFailed, match="exit code 3") as error:
