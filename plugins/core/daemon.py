@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from plugins.core import log
+from plugins.core import log, signals
 from plugins.core.config import DaemonConfig
 from plugins.core.errors import ConfigError, NodeplugError
 from plugins.core.handover import ControlSocket, Inherited, StateLock, Successor, claim
@@ -73,7 +73,7 @@ class Daemon(Generic[C]):
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit code."""
-        self._handle_signals()
+        signals.listen((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._on_signal)
         with StatusPages(self._config.http_listen, self._readiness):
             self._begin(claim(self._lock, self._state_dir, self._config.grace + self._config.handover_timeout))
             with self._watch_config():
@@ -223,19 +223,18 @@ class Daemon(Generic[C]):
         ready = self._state is State.SERVING and not pending
         return ready, {"state": self._state.value, "waiting_for_registration": pending}
 
-    def _handle_signals(self) -> None:
-        def stop(number: int, frame: object) -> None:
-            if self._stop_asked:
-                os._exit(128 + number)  # asked twice: end at once
-            self._stop_asked = True
-            self._end_at_deadline()
-            if self._state is State.STARTING:
-                raise SystemExit(128 + number)  # nobody was served yet: what start() did is undone on the way out
-            self._events.put(self._stop)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        signal.signal(signal.SIGHUP, lambda number, frame: self._events.put(self._reload))
+    def _on_signal(self, number: int) -> None:
+        """SIGHUP reloads; SIGTERM and SIGINT stop. Runs in the thread of `signals`."""
+        if number == signal.SIGHUP:
+            self._events.put(self._reload)
+            return
+        if self._stop_asked or self._state is State.STARTING:
+            # Asked twice, or nobody is served yet. Everything survives a kill at any instruction, so this is safe,
+            # and a process that waits for its predecessor hears of it at once.
+            os._exit(128 + number)
+        self._stop_asked = True
+        self._end_at_deadline()
+        self._events.put(self._stop)
 
     def _stop(self) -> None:
         self._state = State.STOPPING
