@@ -97,6 +97,7 @@ class Daemon(Generic[C]):
             deadline.cancel()
         inherited.ready()
         self._state = State.SERVING
+        logger.info("serving", sockets=life.paths())
 
     def _yield_to(self, successor: Successor) -> None:
         """Finish what is under way, then pass the sockets and the lock."""

@@ -69,7 +69,10 @@ class Life(Generic[C]):
             self._undo.close()
             self._remove_new_sockets()
             raise
-        logger.info("serving", sockets=[str(s.spec.path) for s in self._sockets.values()])
+
+    def paths(self) -> list[str]:
+        """The public sockets."""
+        return [str(public.spec.path) for public in self._sockets.values()]
 
     def registered(self) -> list[str]:
         """Names of the registrations that the kubelet has accepted."""

@@ -135,6 +135,7 @@ class KubeletRegistration:
                     self._changed.wait(wait)
                 if self._stopping:
                     return
+                self._tried = file_identity(self._kubelet)
                 self._due = time.monotonic() + self._pause * random.uniform(0.9, 1.1)
                 self._pause = min(self._pause * 2, _BACKOFF[1])
             self._register()
@@ -149,7 +150,7 @@ class KubeletRegistration:
         return max(0.0, self._due - time.monotonic())
 
     def _register(self) -> None:
-        asked = self._tried = file_identity(self._kubelet)
+        asked = self._tried
         began, forgotten = time.monotonic(), self._forgotten
         try:
             with client.channel(self._kubelet) as channel:
