@@ -185,15 +185,14 @@ class Daemon(Generic[C]):
             return
         try:
             config = self._load()
-            if config == self._config:
-                return
-            self._life.reload(config)
+            self._life.reload(config)  # also when nothing changed: SIGHUP means "read your files again"
         except NodeplugError as error:
             logger.error("the changed configuration was not taken; the old one stays in force", reason=error.message)
             return
-        self._config = config
         log.setup(config.log_level)
-        logger.info("the changed configuration is in force")
+        if config != self._config:
+            self._config = config
+            logger.info("the changed configuration is in force")
 
     @contextlib.contextmanager
     def _watch_config(self) -> Iterator[None]:

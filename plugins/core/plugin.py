@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+import msgspec
+
 from plugins.core.config import DaemonConfig
+from plugins.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
@@ -118,14 +121,14 @@ class Plugin(abc.ABC, Generic[C]):
         """Release what start() took, also after one that failed. No call is under way; the store is still open."""
 
     def reload(self, config: C) -> None:
-        """Put a changed configuration in force, wholly or not at all.
+        """Put a changed configuration in force, wholly or not at all; core itself takes log_level.
+
+        Called at SIGHUP too when nothing changed: files that the configuration names may have.
 
         Raises:
             ConfigError: it needs a restart, or is impossible; the old one stays in force.
         """
-        if config != self.runtime.config:
-            from plugins.core.errors import ConfigError
-
+        if msgspec.structs.replace(config, log_level=self.runtime.config.log_level) != self.runtime.config:
             raise ConfigError("this change takes effect at the next start of the daemon")
 
 
