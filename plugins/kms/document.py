@@ -22,7 +22,7 @@ FORMAT = "nodeplug-kms-keyring"
 VERSION = 1
 
 T = TypeVar("T")
-Name = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+Name = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\Z")]
 Number = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 
@@ -64,7 +64,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     version: int = VERSION
     cluster: Name
     provider: Name
-    lineage: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+    lineage: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     generation: Annotated[int, Meta(ge=1, le=2**53)]
     keys: tuple[KeyRecord, ...]
 
