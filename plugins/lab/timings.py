@@ -52,7 +52,6 @@ class ApiServerTimings(_Scalable):
     positive, negative: between two probes after a success and after a failure.
     ready_ttl, unready_ttl: how long one result of a probe answers /readyz.
     write_ttl: how long after the start of the last good probe writes go on.
-    call: deadline of each call (the provider's `timeout`).
     cache_ttl: of a decrypted seed.
     """
 
@@ -61,5 +60,4 @@ class ApiServerTimings(_Scalable):
     ready_ttl: float = 20.0
     unready_ttl: float = 3.0
     write_ttl: float = 180.0
-    call: float = 3.0
     cache_ttl: float = 86400.0
