@@ -23,7 +23,8 @@ from plugins.core.plugin import Server
 logger = log.get("server")
 
 _MAX_STREAMS = 64  # open server streams per server; the kubelet opens one or two
-_OPTIONS = (("grpc.so_reuseport", 0),)
+# Clients obey the stream limit, and only one that does not ever meets the higher limit of the acceptor.
+_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 512))
 
 
 class RunningServer:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -16,52 +13,16 @@ from plugins.api.deviceplugin.v1beta1 import deviceplugin_pb2, deviceplugin_pb2_
 from plugins.api.kms.v2 import kms_pb2, kms_pb2_grpc
 from plugins.core import client
 from plugins.core.sockets import file_identity
+from tests.contract.callers import Callers
 from tests.contract.core.conftest import Process
 
 Start = Callable[..., Process]
-HANDOVERS = int(os.environ.get("NODEPLUG_HANDOVERS", "8"))
+HANDOVERS = 8  # of this small plugin; test_upgrades.py does it fifty times with the real daemons
 
 
-class Callers:
-    """Threads that call without pause, retry or wait_for_ready; failures are kept."""
-
-    def __init__(self, path: Path, count: int, *, shared: bool) -> None:
-        self.failures: list[str] = []
-        self.calls = [0] * count
-        self._stopping = False
-        self._path = path
-        self._shared = client.channel(path) if shared else None
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(count)]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping = True
-        for thread in self._threads:
-            thread.join()
-        if self._shared is not None:
-            self._shared.close()
-
-    def _run(self, number: int) -> None:
-        with self._channel() as channel:
-            stub = kms_pb2_grpc.KeyManagementServiceStub(channel)
-            while not self._stopping:
-                try:
-                    stub.Encrypt(kms_pb2.EncryptRequest(uid="0.002"), timeout=30)
-                except grpc.RpcError as error:
-                    self.failures.append(client.reason(error))
-                self.calls[number] += 1
-
-    @contextlib.contextmanager
-    def _channel(self) -> Iterator[grpc.Channel]:
-        if self._shared is not None:
-            yield self._shared
-        else:
-            with client.channel(self._path) as channel:
-                yield channel
+def encrypt(channel: grpc.Channel) -> None:
+    """A call that takes two milliseconds and writes to the store."""
+    kms_pb2_grpc.KeyManagementServiceStub(channel).Encrypt(kms_pb2.EncryptRequest(uid="0.002"), timeout=30)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one shared channel", "a channel each"])
@@ -69,7 +30,7 @@ class Callers:
 def test_no_call_is_lost_over_many_handovers(start: Start, shared: bool) -> None:
     current = start().serving()
     identities = [file_identity(current.socket), file_identity(current.registration_socket)]
-    with Callers(current.socket, 8, shared=shared) as callers:
+    with Callers(current.socket, encrypt, 8, shared=shared) as callers:
         for _ in range(HANDOVERS):
             before = sum(callers.calls)
             successor = start().serving()
@@ -98,7 +59,7 @@ def test_the_yielded_process_stays_until_sigterm_and_then_touches_nothing(start:
 def test_a_successor_that_cannot_start_changes_nothing(start: Start) -> None:
     first = start().serving()
     identity = file_identity(first.registration_socket)
-    with Callers(first.socket, 4, shared=False) as callers:
+    with Callers(first.socket, encrypt, 4, shared=False) as callers:
         second = start("start=fail")
         assert second.popen.wait(30) == 2
         first.wait_for("the new process did not become ready; taking everything back")
@@ -110,7 +71,7 @@ def test_a_successor_that_cannot_start_changes_nothing(start: Start) -> None:
 
 def test_a_successor_that_hangs_is_given_up(start: Start) -> None:
     first = start("handover_timeout=2").serving()
-    with Callers(first.socket, 4, shared=True) as callers:
+    with Callers(first.socket, encrypt, 4, shared=True) as callers:
         second = start("start=hang", "handover_timeout=2")
         first.wait_for("the new process did not become ready; taking everything back")
         assert second.popen.wait(30) == 1
