@@ -1,0 +1,1 @@
+"""`nodeplug csi`: PersistentVolumes as reflink images on a node's own disks."""

@@ -1,0 +1,72 @@
+"""The ext4 superblock: enough of it to tell it apart and to give a copy of a filesystem a UUID of its own.
+
+Contract: "ext4 Data Structures and Algorithms", super block. It lies 1024 bytes into the device. With the feature
+metadata_csum_seed no other checksum depends on the UUID, so the one block is all that changes; the copies of the
+superblock in later block groups keep the template's UUID, which e2fsck puts right when it needs them.
+"""
+
+from __future__ import annotations
+
+import struct
+
+OFFSET = 1024
+SIZE = 1024
+
+_MAGIC = (0x38, b"\x53\xef")
+_INCOMPAT = 0x60
+_UUID = 0x68
+_HASH_SEED = 0xEC
+_CHECKSUM = 0x3FC
+_CSUM_SEED = 0x2000  # INCOMPAT_CSUM_SEED
+_POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
+
+
+def is_superblock(block: bytes) -> bool:
+    """Whether this is an ext2, 3 or 4 superblock."""
+    at, magic = _MAGIC
+    return block[at : at + 2] == magic
+
+
+def uuid(block: bytes) -> bytes:
+    """The filesystem's UUID, 16 bytes."""
+    return block[_UUID : _UUID + 16]
+
+
+def with_uuid(block: bytes, new: bytes) -> bytes:
+    """The superblock with another UUID and hash seed (both `new`, 16 bytes), and its checksum put right.
+
+    Raises:
+        ValueError: it is no superblock that survives this: wrong magic, bad checksum, no metadata_csum_seed.
+    """
+    features = struct.unpack_from("<I", block, _INCOMPAT)[0]
+    if not is_superblock(block) or not features & _CSUM_SEED or checksum(block) != _stored(block):
+        raise ValueError("not an ext4 superblock with metadata_csum_seed")
+    changed = bytearray(block)
+    changed[_UUID : _UUID + 16] = new
+    changed[_HASH_SEED : _HASH_SEED + 16] = new
+    struct.pack_into("<I", changed, _CHECKSUM, checksum(changed))
+    return bytes(changed)
+
+
+def checksum(block: bytes | bytearray) -> int:
+    """CRC-32C over all of the superblock that lies before the checksum, as ext4 stores it (not inverted at the end)."""
+    value = 0xFFFFFFFF
+    for byte in block[:_CHECKSUM]:
+        value = _TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
+    return value
+
+
+def _stored(block: bytes) -> int:
+    return int.from_bytes(block[_CHECKSUM : _CHECKSUM + 4], "little")
+
+
+def _table() -> tuple[int, ...]:
+    entries = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (_POLYNOMIAL if value & 1 else 0)
+        entries.append(value)
+    return tuple(entries)
+
+
+_TABLE = _table()

@@ -1,0 +1,36 @@
+"""Volume ids: `vol-<20 hexadecimal digits>.<node>`. The node is part of it, so that no node answers for another's.
+
+CSI allows 128 bytes. The token is random: a volume that is made again under an old name is another volume.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+_TOKEN_BYTES = 10
+_ID = re.compile(r"(vol-[0-9a-f]{20})\.([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)")
+MAX_NODE = 128 - len("vol-.") - 2 * _TOKEN_BYTES
+
+
+@dataclass(frozen=True)
+class VolumeId:
+    """token: unique; names the image in the pool. node: where the volume lies."""
+
+    token: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.token}.{self.node}"
+
+
+def new(node: str) -> VolumeId:
+    """An id that no volume has had."""
+    return VolumeId(f"vol-{secrets.token_hex(_TOKEN_BYTES)}", node)
+
+
+def parse(text: str) -> VolumeId | None:
+    """The parts of an id; None where no release of ours can have made it."""
+    match = _ID.fullmatch(text) if len(text) <= 128 else None
+    return VolumeId(match.group(1), match.group(2)) if match else None

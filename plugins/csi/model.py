@@ -1,0 +1,140 @@
+"""What the domain speaks of: volumes, capabilities, and where a volume is used. Plain values, no gRPC."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from plugins.core.errors import InvalidArgument
+from plugins.csi.host import filesystems, mountoptions
+
+
+class AccessMode(enum.IntEnum):
+    """VolumeCapability.AccessMode.Mode of CSI 1.13, by number."""
+
+    UNKNOWN = 0
+    SINGLE_NODE_WRITER = 1
+    SINGLE_NODE_READER_ONLY = 2
+    MULTI_NODE_READER_ONLY = 3
+    MULTI_NODE_SINGLE_WRITER = 4
+    MULTI_NODE_MULTI_WRITER = 5
+    SINGLE_NODE_SINGLE_WRITER = 6
+    SINGLE_NODE_MULTI_WRITER = 7
+
+
+_ON_ONE_NODE = frozenset(
+    {
+        AccessMode.SINGLE_NODE_WRITER,
+        AccessMode.SINGLE_NODE_READER_ONLY,
+        AccessMode.SINGLE_NODE_SINGLE_WRITER,
+        AccessMode.SINGLE_NODE_MULTI_WRITER,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Capability:
+    """How a caller wants to use a volume.
+
+    block: as a raw device; else as a directory with a filesystem.
+    fs: filesystem type; "" leaves the choice to us.
+    flags: mount options as they came.
+    """
+
+    block: bool
+    mode: AccessMode
+    fs: str = ""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the mode itself forbids writing."""
+        return self.mode is AccessMode.SINGLE_NODE_READER_ONLY
+
+    def objection(self) -> str:
+        """Why no volume of this driver can be used like this; "" if one can."""
+        if self.mode not in _ON_ONE_NODE:
+            return f"access mode {self.mode.name} is not supported: a volume lies on one node"
+        if self.fs and self.fs not in filesystems.KNOWN:
+            return f"filesystem {self.fs[:64]!r} is not supported; choose one of {', '.join(filesystems.KNOWN)}"
+        try:
+            if not self.block:
+                mountoptions.parse(self.flags, self.fs or "ext4")
+        except InvalidArgument as error:
+            return error.message
+        return ""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume as recorded.
+
+    seq: order of creation, never used twice.
+    token: names the image.
+    size: bytes.
+    fs: what it is formatted with; "" for a raw volume.
+    fs_given: whether the caller asked for that filesystem by name.
+    block: whether it was made for use as a raw device (too).
+    used: whether it was ever staged, so that somebody may have written to it.
+    created: seconds since the epoch.
+    """
+
+    seq: int
+    id: str
+    token: str
+    name: str
+    size: int
+    fs: str
+    fs_given: bool
+    block: bool
+    used: bool
+    parameters: Mapping[str, str]
+    created: float
+
+    def objection(self, capability: Capability) -> str:
+        """Why this volume cannot be used like this; "" if it can."""
+        general = capability.objection()
+        if general:
+            return general
+        if capability.block:
+            return "" if self.block else "the volume was made for use as a filesystem"
+        if not self.fs:
+            return "the volume was made for use as a raw block device"
+        if capability.fs in ("", self.fs) or not (self.fs_given or self.used or self.block):
+            return ""
+        return f"the volume is formatted with {self.fs}, not {capability.fs}"
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A volume made ready on this node. path: the staging directory."""
+
+    volume_id: str
+    path: str
+    block: bool
+    fs: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A volume shown at a target path."""
+
+    volume_id: str
+    target: str
+    read_only: bool
+    mode: AccessMode
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NewVolume:
+    """What CreateVolume asks for. required, limit: bytes, 0 for none; requisite: topologies of which one must do."""
+
+    name: str
+    required: int
+    limit: int
+    capabilities: tuple[Capability, ...]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    requisite: Sequence[Mapping[str, str]] = ()

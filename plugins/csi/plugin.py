@@ -1,0 +1,119 @@
+"""The daemon's object: the pool, the domain on it, and the services in front."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Sequence
+
+from plugins.api.csi.v1 import csi_pb2_grpc as rpc
+from plugins.core.locks import KeyedLocks
+from plugins.core.plugin import Listener, Plugin, Runtime, Server, Service
+from plugins.core.registration.watcher import CSI, WatcherRegistration
+from plugins.csi import config as settings
+from plugins.csi import reconcile
+from plugins.csi.capacity import Capacity
+from plugins.csi.config import CsiConfig
+from plugins.csi.controller import Controller
+from plugins.csi.host.paths import Roots
+from plugins.csi.identity import Identity
+from plugins.csi.node import Node
+from plugins.csi.pool.pool import Pool, PoolSettings
+from plugins.csi.publishing import Publications
+from plugins.csi.records import Records
+from plugins.csi.staging import Stagings
+from plugins.csi.stats import Stats
+from plugins.csi.volumes import Volumes
+
+_POOL_FACT = "pool id"
+
+
+class CsiPlugin(Plugin[CsiConfig]):
+    """The pool, the volumes in it, and the three services."""
+
+    def __init__(self, runtime: Runtime[CsiConfig]) -> None:
+        super().__init__(runtime)
+        config = runtime.config
+        self._node = settings.node_id(config)
+        self._driver = settings.driver_name(config)
+        self._records = Records(runtime.store)
+        self._registration = WatcherRegistration(
+            CSI,
+            self._driver,
+            endpoint=str(settings.socket_path(config)),
+            versions=("1.0.0",),
+            socket=settings.registration_path(config),
+            keep=True,
+        )
+        self._pool: Pool | None = None
+
+    def start(self) -> Sequence[Server]:
+        """Open the pool, settle what a crash interrupted, serve; raises ConfigError where the pool cannot be used."""
+        config, records = self.runtime.config, self._records
+        known = records.fact(_POOL_FACT) if records.tokens() else None
+        pool = self._pool = Pool(_pool_settings(config), self._node, known)
+        records.set_fact(_POOL_FACT, pool.id)
+        reconcile.settle(records, pool)
+        reconcile.let_go(records, pool)
+        reconcile.report(records, pool)
+        listener = Listener("csi", settings.socket_path(config), mode=config.socket_mode, gid=config.socket_gid)
+        services = (*self._services(pool), self._registration.service)
+        return [Server("csi", services=services, listeners=(listener, self._registration.listener), workers=64)]
+
+    def registrations(self) -> Sequence[WatcherRegistration]:
+        """One: the driver."""
+        return (self._registration,)
+
+    def stop(self) -> None:
+        """Let go of the pool. Volumes in use stay in use."""
+        if self._pool:
+            self._pool.close()
+
+    def _services(self, pool: Pool) -> Sequence[Service]:
+        config, records = self.runtime.config, self._records
+        capacity = Capacity(pool, records.promised(), reserve=config.reserve, overcommit=config.overcommit)
+        roots = Roots(settings.allowed_roots(config))
+        stagings = Stagings(records, pool, roots)
+        volumes = Volumes(
+            records,
+            pool,
+            capacity,
+            stagings,
+            node=self._node,
+            topology_key=settings.topology_key(config),
+            default_fs=config.default_fs,
+            default_size=config.default_size,
+        )
+        locks = KeyedLocks("volume")
+        node = Node(  # type: ignore[abstract]
+            volumes,
+            stagings,
+            Publications(records, pool, roots, stagings),
+            Stats(records),
+            locks,
+            node_id=self._node,
+            volume_limit=config.volume_limit,
+        )
+        controller = Controller(volumes, locks)  # type: ignore[abstract]
+        return (
+            functools.partial(rpc.add_IdentityServicer_to_server, Identity(self._driver, _version(), pool.check)),
+            functools.partial(rpc.add_ControllerServicer_to_server, controller),
+            functools.partial(rpc.add_NodeServicer_to_server, node),
+        )
+
+
+def _pool_settings(config: CsiConfig) -> PoolSettings:
+    return PoolSettings(
+        path=settings.pool_path(config),
+        image=settings.pool_image(config),
+        image_size=config.embedded_size,
+        allow_embedded=config.embedded,
+        templates=config.templates,
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("nodeplug")
+    except importlib.metadata.PackageNotFoundError:
+        return "source"  # run from a checkout

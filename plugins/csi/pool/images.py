@@ -1,0 +1,89 @@
+"""The images of a pool: one file per volume, made whole under a hidden name, then renamed.
+
+Everything goes through a descriptor of the directory. A pool that lost its mount is never written beneath, because
+the descriptor goes on meaning the directory inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from plugins.core import faults
+from plugins.csi.pool import reflink
+
+
+class Images:
+    """Files named by a token that the caller chooses: letters, digits and dashes."""
+
+    def __init__(self, directory_fd: int) -> None:
+        self._directory = directory_fd
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._directory)
+
+    def create(self, token: str, size: int, template_fd: int | None, step: str) -> None:
+        """Make an image of `size` bytes durably: a clone of a template of that size, or empty.
+
+        The name is given before the one flush that makes image and name durable. XFS and btrfs keep the order of
+        the two in their log, and until the caller's record is written an image of any kind is undone at start-up.
+
+        Args:
+            step: prefix of the fault points.
+        """
+        hidden = _hidden(token)
+        fd = os.open(
+            hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._directory
+        )
+        try:
+            faults.point(f"{step}.hidden")
+            if template_fd is None:
+                os.ftruncate(fd, size)
+            else:
+                reflink.clone(fd, template_fd)
+            faults.point(f"{step}.filled")
+            os.rename(hidden, _name(token), src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            faults.point(f"{step}.named")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.fsync(self._directory)
+        faults.point(f"{step}.durable")
+
+    def open(self, token: str) -> int:
+        """A descriptor of an image, for reading and writing; the caller closes it.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return os.open(_name(token), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+
+    def remove(self, token: str) -> None:
+        """Remove an image, finished or not, durably; nothing happens where there is none."""
+        for name in (_hidden(token), _name(token)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._directory)
+        os.fsync(self._directory)
+
+    def remove_hidden(self, token: str) -> None:
+        """Remove what a crash left of an image that was to replace another."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_hidden(token), dir_fd=self._directory)
+
+    def tokens(self) -> set[str]:
+        """All finished images: a look at the whole directory, for start-up and tools."""
+        return {name[:-4] for name in os.listdir(self._directory) if name.endswith(".img") and not name.startswith(".")}
+
+    def allocated(self) -> int:
+        """Bytes of disk that the images take, shared blocks counted for each: a look at all of them."""
+        with os.scandir(self._directory) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
+
+
+def _name(token: str) -> str:
+    return f"{token}.img"
+
+
+def _hidden(token: str) -> str:
+    return f".{token}.tmp"

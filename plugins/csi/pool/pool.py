@@ -1,0 +1,209 @@
+"""The pool: a directory on a reflink filesystem that belongs to one daemon.
+
+    pool.json     which pool this is, and whose
+    volumes/      one image per volume
+    templates/    ready-made filesystems
+
+Everything below goes through descriptors taken once. If the pool's mount is lost or covered, they still mean the pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from plugins.core.errors import ConfigError, DataLoss
+from plugins.csi.host import filesystems, mountinfo, syscalls
+from plugins.csi.pool import embedded, reflink
+from plugins.csi.pool.devices import LoopDevices
+from plugins.csi.pool.images import Images
+from plugins.csi.pool.templates import Templates
+
+_MARKER = "pool.json"
+_NO_DIRECT_IO = frozenset({"btrfs"})  # its checksums and direct I/O from a loop device give false alarms
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """Where the pool is. image, image_size: of the embedded pool; allow_embedded: whether one may be made."""
+
+    path: Path
+    image: Path
+    image_size: int
+    allow_embedded: bool
+    templates: int
+
+
+class Pool:
+    """An open, locked pool."""
+
+    def __init__(self, settings: PoolSettings, node: str, known_id: str | None) -> None:
+        """Find or make the pool.
+
+        Args:
+            node: this node's name; a pool stays with the node that made it.
+            known_id: the pool that the state belongs to; None: the state is new.
+
+        Raises:
+            ConfigError: it cannot be used; says which path and why.
+        """
+        self._settings = settings
+        self.embedded = _prepare(settings)
+        self._root = os.open(settings.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._lock()
+            self._volumes = self._folder("volumes")
+            self.images = Images(self._volumes)
+            self.id = self._identify(node, known_id)
+            self.templates = Templates(self._folder("templates"), settings.templates)
+        except BaseException:
+            os.close(self._root)
+            raise
+        self.dev = os.fstat(self._volumes).st_dev
+        self.dedicated = self.embedded or syscalls.statx(self._root).mount_root  # the whole filesystem is ours
+        self.filesystem = filesystem_at(settings.path)
+        self.devices = LoopDevices(direct_io=self.filesystem not in _NO_DIRECT_IO)
+
+    @property
+    def path(self) -> Path:
+        """The directory, for people: the code goes by descriptors."""
+        return self._settings.path
+
+    def space(self) -> tuple[int, int]:
+        """(total, free) bytes. An embedded pool has no more free than the filesystem below its image."""
+        status = os.fstatvfs(self._volumes)
+        total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+        if self.embedded:
+            below = os.statvfs(self._settings.image.parent)
+            spare = below.f_bavail * below.f_frsize
+            total, free = min(total, total - free + spare), min(free, spare)
+        return total, free
+
+    @contextlib.contextmanager
+    def template(self, fs: str, size: int) -> Iterator[int | None]:
+        """A descriptor of the ready-made filesystem for a volume; None for a raw one (fs "")."""
+        fd = self.templates.open(filesystems.KNOWN[fs], size) if fs else None
+        try:
+            yield fd
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def opened(self, token: str) -> Iterator[int]:
+        """A descriptor of a volume's image.
+
+        Raises:
+            DataLoss: there is no such image.
+        """
+        try:
+            opened = self.images.open(token)
+        except FileNotFoundError as error:
+            raise DataLoss(f"the image of volume {token!r} is missing from the pool {self.path}") from error
+        try:
+            yield opened
+        finally:
+            os.close(opened)
+
+    def check(self) -> None:
+        """Raises OSError when the pool's filesystem has failed: after an I/O error XFS refuses every access."""
+        os.stat(_MARKER, dir_fd=self._root)
+
+    def close(self) -> None:
+        """Let go of the pool; an embedded one that nothing uses is unmounted."""
+        self.images.close()
+        self.templates.close()
+        os.close(self._root)
+        if self.embedded:
+            embedded.release(self._settings.image, self._settings.path)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"the pool {self.path} is in use by another daemon") from error
+
+    def _folder(self, name: str) -> int:
+        """A descriptor of a folder of the pool, made if need be."""
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._root)
+            os.fsync(self._root)
+        except FileExistsError:
+            pass
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+
+    def _identify(self, node: str, known_id: str | None) -> str:
+        marker = self._read_marker()
+        if marker is None:
+            if known_id or self.images.tokens():
+                raise ConfigError(
+                    f"{self.path} is not the pool that the volumes of this node are in: is its filesystem mounted?"
+                    if known_id
+                    else f"{self.path} holds images but no {_MARKER}; nothing was touched"
+                )
+            return self._write_marker(node)
+        if known_id is None and self.images.tokens():
+            raise ConfigError(
+                f"the pool {self.path} holds volumes that the state directory does not know; give the daemon the state "
+                "directory that belongs to this pool"
+            )
+        if known_id not in (None, marker["id"]):
+            raise ConfigError(f"{self.path} is another pool than the one that the state directory belongs to")
+        if marker["node"] != node and self.images.tokens():
+            raise ConfigError(
+                f"the pool {self.path} belongs to node {marker['node']!r}, this is {node!r}; set node_id to the old name"
+            )
+        return marker["id"] if marker["node"] == node else self._write_marker(node)
+
+    def _read_marker(self) -> dict[str, str] | None:
+        try:
+            fd = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        except FileNotFoundError:
+            return None
+        with open(fd, encoding="utf-8") as file:
+            try:
+                content = json.load(file)
+                return {"id": str(content["id"]), "node": str(content["node"])}
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{self.path / _MARKER} cannot be read: {error}; nothing was touched") from error
+
+    def _write_marker(self, node: str) -> str:
+        identity = secrets.token_hex(16)
+        hidden = f".{_MARKER}.tmp"
+        fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self._root)
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump({"format": 1, "id": identity, "node": node}, file)
+            file.flush()
+            os.fsync(fd)
+        os.rename(hidden, _MARKER, src_dir_fd=self._root, dst_dir_fd=self._root)
+        os.fsync(self._root)
+        return identity
+
+
+def filesystem_at(path: Path) -> str:
+    """The type of the filesystem at a path ("ext4"), from mountinfo."""
+    mount = mountinfo.containing(mountinfo.read(), path.resolve())
+    return mount.filesystem if mount else "unknown"
+
+
+def _prepare(settings: PoolSettings) -> bool:
+    """Let there be a directory that shares blocks; True: it is the embedded pool."""
+    if settings.image.exists():
+        embedded.ensure(settings.image, settings.image_size, settings.path)
+        return True
+    settings.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if reflink.supported(str(settings.path)):
+        return False
+    if not settings.allow_embedded:
+        raise ConfigError(
+            f"the pool {settings.path} lies on {filesystem_at(settings.path)}, which cannot share blocks between files "
+            "(FICLONE), and embedded = false: put it on XFS with reflink or on btrfs, or allow the embedded pool"
+        )
+    embedded.ensure(settings.image, settings.image_size, settings.path)
+    return True

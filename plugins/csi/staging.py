@@ -1,0 +1,224 @@
+"""A volume made ready on this node: attached, and mounted at the staging path unless it is raw.
+
+The kernel is asked what is so (loop status, statx of the path); the record says what was wanted. After a reboot the
+record is there and the mount is not: whoever needs the volume next, stage or publish, makes it so again.
+
+stage     image attached, mounted, recorded
+unstage   unmounted, detached and flushed, record removed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import replace
+
+from plugins.core import faults, log
+from plugins.core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NodeplugError
+from plugins.csi.host import ext4, filesystems, mountoptions, mounts
+from plugins.csi.host.paths import Place, Roots
+from plugins.csi.host.syscalls import Status
+from plugins.csi.model import Capability, Staging, Volume
+from plugins.csi.pool.devices import Device, key_of
+from plugins.csi.pool.pool import Pool
+from plugins.csi.records import Records
+
+logger = log.get("csi.staging")
+
+FORMAT = "format"
+IMAGE = "nodeplug "  # begins the name that a volume's loop device carries; its token follows
+
+
+class Stagings:
+    """Stage, unstage, and what both rest on. Callers hold the volume's lock."""
+
+    def __init__(self, records: Records, pool: Pool, roots: Roots) -> None:
+        self._records = records
+        self._pool = pool
+        self._roots = roots
+
+    def stage(self, volume: Volume, capability: Capability, path: str) -> None:
+        """Make a volume ready at a staging path.
+
+        Raises:
+            InvalidArgument, FailedPrecondition: the path, or the volume cannot be used like this.
+            AlreadyExists: it is staged with another capability.
+            DataLoss: the image does not hold what was recorded; nothing was changed.
+        """
+        place = self._roots.place(path, "staging_target_path")
+        check_capability(volume, capability)
+        fs = "" if capability.block else capability.fs or volume.fs
+        wanted = Staging(volume.id, place.path, capability.block, fs, capability.flags)
+        recorded = self._records.staging(volume.id)
+        if recorded and recorded.path != wanted.path:
+            raise FailedPrecondition(f"volume {volume.id!r} is staged at {recorded.path!r}")
+        if recorded and recorded != wanted:
+            raise AlreadyExists(f"volume {volume.id!r} is staged there with another capability")
+        if fs and fs != volume.fs:
+            volume = self._retype(volume, fs)
+        self.ensure(volume, wanted)
+        if recorded is None:
+            self._records.stage(wanted)
+            faults.point("csi.stage.recorded")
+            logger.info("volume staged", volume_id=volume.id, path=wanted.path)
+
+    def ensure(self, volume: Volume, staging: Staging) -> Device:
+        """Let what is recorded, or about to be, be so: attached, and mounted unless it is raw.
+
+        Raises:
+            FailedPrecondition: something else is mounted at the path, or it is gone.
+            DataLoss: the image does not hold what was recorded.
+        """
+        if staging.block:
+            with self._pool.opened(volume.token) as image:
+                device = self._pool.devices.attach(image, IMAGE + volume.token)
+                faults.point("csi.stage.attached")
+                return device
+        place = self._roots.place(staging.path, "staging_target_path")
+        with place.directory() as directory:
+            status = place.status(directory) if directory is not None else None
+            if directory is None or status is None:
+                raise FailedPrecondition(f"staging_target_path {staging.path!r} does not exist")
+            if not stat.S_ISDIR(status.mode):
+                raise InvalidArgument(f"staging_target_path {staging.path!r} is no directory")
+            with self._pool.opened(volume.token) as image:
+                if status.mount_root:
+                    return self._mounted(volume, status, image, staging)
+                return self._mount(volume, staging, place, directory, image)
+
+    def unstage(self, volume: Volume, path: str) -> None:
+        """The opposite of stage. Nothing happens where the volume is not staged at that path.
+
+        Raises:
+            FailedPrecondition: it is published still, or something holds it open.
+        """
+        place = self._roots.place(path, "staging_target_path")
+        recorded = self._records.staging(volume.id)
+        if recorded and recorded.path != place.path:
+            return
+        self._check_unpublished(volume)
+        with self._pool.opened(volume.token) as image:
+            device = self._pool.devices.find(image)
+            if device:
+                self._unmount(place, device)
+                faults.point("csi.unstage.unmounted")
+                self._pool.devices.detach(device, key_of(image))
+                faults.point("csi.unstage.detached")
+                os.fsync(image)
+        if recorded:
+            self._records.unstage(volume.id)
+            faults.point("csi.unstage.recorded")
+            logger.info("volume unstaged", volume_id=volume.id, path=place.path)
+
+    def check_unused(self, volume: Volume) -> None:
+        """Make sure that nothing on this node uses a volume; what a killed stage left attached is let go.
+
+        Raises:
+            FailedPrecondition: it is staged, published, or held by somebody unknown.
+        """
+        try:
+            with self._pool.opened(volume.token) as image:
+                device = self._pool.devices.find(image)
+                staged = self._records.staging(volume.id)
+                if device and staged:
+                    raise FailedPrecondition(f"volume {volume.id!r} is in use: it is staged at {staged.path!r}")
+                if device:
+                    self._pool.devices.detach(device, key_of(image))
+        except DataLoss:
+            return  # there is no image: nothing can use it, and deleting it is what is left to do
+
+    def _mounted(self, volume: Volume, status: Status, image: int, staging: Staging) -> Device:
+        device = self._pool.devices.find(image)
+        if device is None or status.dev != device.rdev:
+            raise FailedPrecondition(f"another filesystem is mounted at {staging.path!r}, not volume {volume.id!r}")
+        return device
+
+    def _mount(self, volume: Volume, staging: Staging, place: Place, directory: int, image: int) -> Device:
+        self._check_content(volume, image)
+        options = mountoptions.parse((*staging.flags, *filesystems.KNOWN[staging.fs].mount_flags), staging.fs)
+        device = self._pool.devices.attach(image, IMAGE + volume.token)
+        faults.point("csi.stage.attached")
+        try:
+            with place.opened(directory) as target:
+                mounts.mount(device.path, staging.fs, options, target)
+        except BaseException:
+            self._let_go(device, image)
+            raise
+        faults.point("csi.stage.mounted")
+        return device
+
+    def _let_go(self, device: Device, image: int) -> None:
+        """After a mount that failed: what stays attached is found again, so a failure here is only worth a line."""
+        try:
+            self._pool.devices.detach(device, key_of(image))
+        except (OSError, NodeplugError) as error:
+            logger.warning("a device stays attached after a failed mount", device=device.path, reason=str(error))
+
+    def _check_content(self, volume: Volume, image: int) -> None:
+        """Mount only what was recorded at create, and never format anything (see pool.templates)."""
+        size = os.fstat(image).st_size
+        if size != volume.size:
+            raise DataLoss(f"volume {volume.id!r} is recorded with {volume.size} bytes and its image has {size}")
+        found = filesystems.detect(image)
+        if found != volume.fs:
+            raise DataLoss(
+                f"volume {volume.id!r} is recorded as {volume.fs} and its image holds {found}; nothing was changed"
+            )
+        if found == "ext4" and not volume.used:
+            _individualise(image, volume.token)
+
+    def _retype(self, volume: Volume, fs: str) -> Volume:
+        """Another filesystem than the default that was put on a volume which nobody ever used: a new image."""
+        self.check_unused(volume)
+        with self._pool.template(fs, volume.size) as template:
+            intent = self._records.announce(FORMAT, volume.id, token=volume.token, fs=fs)
+            faults.point("csi.format.announced")
+            self._pool.images.create(volume.token, volume.size, template, "csi.format")
+        self._records.retype(volume.id, fs, intent)
+        faults.point("csi.format.recorded")
+        return replace(volume, fs=fs, fs_given=True)
+
+    def _check_unpublished(self, volume: Volume) -> None:
+        for publication in self._records.publications(volume.id):
+            place = self._roots.place(publication.target, "target_path")
+            with place.directory() as directory:
+                status = place.status(directory) if directory is not None else None
+                if status and status.mount_root:
+                    raise FailedPrecondition(f"volume {volume.id!r} is published at {publication.target!r}")
+
+    def _unmount(self, place: Place, device: Device) -> None:
+        with place.directory() as directory:
+            while directory is not None and _on_device(place.status(directory), device):
+                mounts.unmount(directory, place.name, place.path)
+
+
+def check_capability(volume: Volume, capability: Capability) -> None:
+    """Whether a volume can be used like this.
+
+    Raises:
+        InvalidArgument: no volume can. FailedPrecondition: this one cannot.
+    """
+    general = capability.objection()
+    if general:
+        raise InvalidArgument(general)
+    objection = volume.objection(capability)
+    if objection:
+        raise FailedPrecondition(f"volume {volume.id!r}: {objection}")
+
+
+def _on_device(status: Status | None, device: Device) -> bool:
+    return status is not None and status.mount_root and status.dev == device.rdev
+
+
+def _individualise(image: int, token: str) -> None:
+    """Before the first mount: a UUID of its own for a clone of a template, the same one at every try.
+
+    No flush: the device reads through the page cache's content, and until the first mount has made it durable a
+    power cut only leads back to the template's UUID, and here again.
+    """
+    block = os.pread(image, ext4.SIZE, ext4.OFFSET)
+    own = bytearray(hashlib.sha256(token.encode()).digest()[:16])
+    own[6], own[8] = own[6] & 0x0F | 0x40, own[8] & 0x3F | 0x80  # RFC 9562, version 4
+    if ext4.uuid(block) != own:
+        os.pwrite(image, ext4.with_uuid(block, bytes(own)), ext4.OFFSET)

@@ -1,0 +1,256 @@
+"""Volumes come and go: the controller's rules, without gRPC.
+
+Order of steps, so that a kill at any of them leaves something that start-up can settle:
+create   intent, image (hidden, filled, named, durable), record and intent in one commit
+delete   intent, image unlinked, record and intent in one commit
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from plugins.core import faults, log
+from plugins.core.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from plugins.csi import ids, sizes
+from plugins.csi.capacity import Capacity
+from plugins.csi.host.filesystems import BLOCK, KNOWN
+from plugins.csi.model import Capability, NewVolume, Volume
+from plugins.csi.pool.pool import Pool
+from plugins.csi.records import Records
+from plugins.csi.staging import Stagings
+
+logger = log.get("csi.volumes")
+
+CREATE, DELETE = "create", "delete"
+_PAGE = "v1-"  # prefix of a paging token: the number of the last volume of the page follows
+
+
+class Volumes:
+    """The volumes of this node."""
+
+    def __init__(
+        self,
+        records: Records,
+        pool: Pool,
+        capacity: Capacity,
+        stagings: Stagings,
+        *,
+        node: str,
+        topology_key: str,
+        default_fs: str,
+        default_size: int,
+    ) -> None:
+        self._records = records
+        self._pool = pool
+        self._capacity = capacity
+        self._stagings = stagings
+        self._node = node
+        self._default_fs = default_fs
+        self._default_size = default_size
+        self.topology = {topology_key: node}
+
+    def create(self, wanted: NewVolume) -> Volume:
+        """The volume of that name, made now unless it exists. The caller holds the name's lock.
+
+        Raises:
+            InvalidArgument: the request can never be served.
+            AlreadyExists: the name is taken by a volume that is not compatible.
+            OutOfRange, ResourceExhausted: its size, this node's space, or a topology without this node.
+        """
+        fs, fs_given, block = _access(wanted.capabilities, self._default_fs)
+        _check_parameters(wanted.parameters)
+        size = sizes.plan(wanted.required, wanted.limit, minimum=self.smallest(fs), default=self._default_size)
+        existing = self._records.named(wanted.name)
+        if existing:
+            return _compatible(existing, wanted)
+        self._check_topology(wanted)
+        with self._capacity.promise(size, self._node):
+            volume = self._make(wanted, size, fs, fs_given, block)
+        logger.info("volume created", volume_id=volume.id, name=volume.name, size_bytes=size, fs=fs)
+        return volume
+
+    def delete(self, volume: Volume) -> None:
+        """Remove a volume and give its space back. The caller holds the locks of its id and its name.
+
+        Raises:
+            FailedPrecondition: it is in use on this node.
+        """
+        self._stagings.check_unused(volume)
+        intent = self._records.announce(DELETE, volume.id, token=volume.token)
+        faults.point("csi.delete.announced")
+        self._pool.images.remove(volume.token)
+        faults.point("csi.delete.removed")
+        self._records.remove(volume.id, intent)
+        faults.point("csi.delete.recorded")
+        self._capacity.release(volume.size)
+        logger.info("volume deleted", volume_id=volume.id, name=volume.name)
+
+    def get(self, volume_id: str) -> Volume:
+        """A volume of this node.
+
+        Raises:
+            InvalidArgument: the text cannot be a volume id of any driver.
+            NotFound: there is none on this node.
+        """
+        check_id(volume_id)
+        volume = self._records.volume(volume_id)
+        if volume is None:
+            known = ids.parse(volume_id)
+            elsewhere = f"; its node is {known.node!r}" if known and known.node != self._node else ""
+            raise NotFound(f"volume {volume_id!r} does not exist on node {self._node!r}{elsewhere}")
+        return volume
+
+    def to_delete(self, volume_id: str) -> Volume | None:
+        """The volume that a DeleteVolume means; None where there is nothing to do.
+
+        Raises:
+            FailedPrecondition: it is another node's volume: "deleted" would be a lie that leaks it for ever.
+        """
+        check_id(volume_id)
+        volume = self._records.volume(volume_id)
+        known = ids.parse(volume_id)
+        if volume is None and known and known.node != self._node:
+            raise FailedPrecondition(f"volume {volume_id!r} lies on node {known.node!r}; this is {self._node!r}")
+        return volume
+
+    def page(self, token: str, limit: int) -> tuple[list[Volume], str]:
+        """Volumes in the order of their creation, and the token of the next page ("" at the end).
+
+        The order never changes and a token means "after that one", so a page neither repeats nor leaves out a
+        volume that exists all the while, whatever is made or deleted between two pages.
+
+        Raises:
+            InvalidArgument: a negative limit.
+            Aborted: the token is none of ours (CSI, ListVolumes: start over without one).
+        """
+        if limit < 0:
+            raise InvalidArgument("max_entries is negative")
+        number = token.removeprefix(_PAGE)
+        if token and not (token.startswith(_PAGE) and number.isascii() and number.isdigit() and len(number) <= 18):
+            raise Aborted("starting_token is not one of ours; list again without it")
+        rows = self._records.volumes(after=int(number) if token else 0, limit=limit + 1 if limit else -1)
+        if limit and len(rows) > limit:
+            return rows[:limit], f"{_PAGE}{rows[limit - 1].seq}"
+        return rows, ""
+
+    def available(
+        self, capabilities: tuple[Capability, ...], topology: Mapping[str, str], parameters: Mapping[str, str]
+    ) -> int:
+        """Bytes that the largest volume of this kind could have; 0 where none can be made here."""
+        _check_parameters(parameters)
+        if any(c.objection() for c in capabilities) or not self._matches(topology):
+            return 0
+        self._capacity.refresh()
+        return self._capacity.available()
+
+    def smallest_for(self, capability: Capability) -> int:
+        """The smallest volume for a use, in bytes."""
+        return self.smallest("" if capability.block else capability.fs or self._default_fs)
+
+    def smallest(self, fs: str) -> int:
+        """The smallest size of a volume with this filesystem, in bytes; "" for a raw one."""
+        return KNOWN[fs].minimum if fs in KNOWN else BLOCK
+
+    def _make(self, wanted: NewVolume, size: int, fs: str, fs_given: bool, block: bool) -> Volume:
+        volume_id = ids.new(self._node)
+        template = self._pool.template(fs, size)
+        with template as template_fd:
+            intent = self._records.announce(CREATE, str(volume_id), token=volume_id.token)
+            try:
+                faults.point("csi.create.announced")
+                self._pool.images.create(volume_id.token, size, template_fd, "csi.create")
+                volume = Volume(
+                    seq=0,
+                    id=str(volume_id),
+                    token=volume_id.token,
+                    name=wanted.name,
+                    size=size,
+                    fs=fs,
+                    fs_given=fs_given,
+                    block=block,
+                    used=False,
+                    parameters=dict(wanted.parameters),
+                    created=time.time(),
+                )
+                self._records.add(volume, intent)
+            except BaseException:
+                self._pool.images.remove(volume_id.token)
+                self._records.settle(intent)
+                raise
+        faults.point("csi.create.recorded")
+        return volume
+
+    def _check_topology(self, wanted: NewVolume) -> None:
+        if wanted.requisite and not any(self._matches(topology) for topology in wanted.requisite):
+            raise ResourceExhausted(f"volumes of node {self._node!r} are accessible from that node only")
+
+    def _matches(self, segments: Mapping[str, str]) -> bool:
+        """Whether this node is in a topology: every segment that it names is one of ours."""
+        return all(self.topology.get(key) == value for key, value in segments.items())
+
+
+def check_id(volume_id: str) -> None:
+    """Refuse what no driver's volume can be called.
+
+    Raises:
+        InvalidArgument: missing, too long, or with characters that only an attack would use.
+    """
+    if not volume_id:
+        raise InvalidArgument("volume_id is missing")
+    if len(volume_id.encode()) > 128 or "/" in volume_id or not volume_id.isprintable() or volume_id in (".", ".."):
+        raise InvalidArgument("volume_id is too long or contains characters that no volume id has")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that CSI forbids (length, control characters) or that is a path.
+
+    Raises:
+        InvalidArgument: says which.
+    """
+    if not name:
+        raise InvalidArgument("name is missing")
+    if len(name.encode()) > 128:
+        raise InvalidArgument("name is longer than 128 bytes")
+    if "/" in name or not name.isprintable() or name in (".", ".."):
+        raise InvalidArgument("name contains '/' or control characters")
+
+
+def _access(capabilities: tuple[Capability, ...], default_fs: str) -> tuple[str, bool, bool]:
+    """(filesystem or "", whether it was asked for by name, whether raw use is wanted) for all capabilities together."""
+    for capability in capabilities:
+        objection = capability.objection()
+        if objection:
+            raise InvalidArgument(objection)
+    named = {c.fs for c in capabilities if not c.block and c.fs}
+    if len(named) > 1:
+        raise InvalidArgument(f"a volume has one filesystem; {' and '.join(sorted(named))} were asked for")
+    mounted = any(not c.block for c in capabilities)
+    fs = next(iter(named), default_fs) if mounted else ""
+    return fs, bool(named), any(c.block for c in capabilities)
+
+
+def _check_parameters(parameters: Mapping[str, str]) -> None:
+    """Storage classes have no parameters of ours yet; what the sidecars add for themselves is not ours to judge."""
+    unknown = sorted(key for key in parameters if not key.startswith("csi.storage.k8s.io/"))
+    if unknown:
+        raise InvalidArgument(f"parameter {unknown[0][:64]!r} is not known; this driver has no parameters")
+
+
+def _compatible(existing: Volume, wanted: NewVolume) -> Volume:
+    """The volume that has the name already, if it is what is wanted."""
+    reason = next((o for c in wanted.capabilities if (o := existing.objection(c))), "")
+    if existing.size < wanted.required or (wanted.limit and existing.size > wanted.limit):
+        reason = f"it has {existing.size} bytes"
+    if not reason and existing.parameters != dict(wanted.parameters):
+        reason = "it was made with other parameters"
+    if reason:
+        raise AlreadyExists(f"volume {wanted.name!r} exists and is not compatible: {reason}")
+    return existing
