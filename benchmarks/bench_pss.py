@@ -34,12 +34,15 @@ def measured() -> bool:
 def give_way(options: Options, arguments: Sequence[str]) -> NoReturn:
     """Become a shell that measures, and then starts the benchmarks again with the same arguments."""
     root = places.make_root()
-    servers = {_FLOOR: (root / "bare.sock", processes.bare(root / "bare.sock", "echo"))}
+    bare = root / "bare.sock"
+    servers = {_FLOOR: processes.bare(bare, "echo")}
     if os.geteuid() == 0:
-        servers["csi"] = (root / "csi.sock", daemons.csi_command(root, places.pool(root)))
-    servers["device"] = (root / "device.sock", daemons.device_command(root))
-    servers["kms"] = (root / "kms.sock", daemons.kms_command(root))
-    entries = [f"{name}={socket}={' '.join(argv)}" for name, (socket, argv) in servers.items()]
+        servers["csi"] = daemons.csi_command(root, places.pool(root))
+    servers["device"] = daemons.device_command(root)
+    servers["kms"] = daemons.kms_command(root)
+    # A daemon's control socket is the last thing that it makes at a start.
+    sockets = {name: root / f"{name}-state" / "control.sock" for name in servers} | {_FLOOR: bare}
+    entries = [f"{name}={sockets[name]}={' '.join(argv)}" for name, argv in servers.items()]
     here = Path(__file__).parent
     measure = shlex.join(
         ["sh", str(here / "pss.sh"), str(root / "results"), str(options.pairs), str(_SETTLE), *entries]
@@ -62,9 +65,11 @@ def run(options: Options) -> list[Figure]:
         name, kilobytes, beside = line.split("\t")
         values[name].append(int(kilobytes) / 1024)
         others = max(others, int(beside))
-    floor = values.pop(_FLOOR, [])
+    if not lines or any(len(ours) < options.pairs for ours in values.values()):
+        raise processes.Failed("the measurement of memory did not come to its end")
+    floor = values.pop(_FLOOR)
     note = f"{others} other processes shared pages: not to be used" if others else ""
     return [
-        Figure(f"idle memory: {name}", "MiB", ours, floor[: len(ours)], bound=None if others else BOUND, note=note)
+        Figure(f"idle memory: {name}", "MiB", ours, floor, bound=None if others else BOUND, note=note)
         for name, ours in values.items()
     ]

@@ -22,7 +22,7 @@ select = [{ subsystem = "mem", name = ["null", "zero", "full"] }]
 
 def csi_command(root: Path, pool: Path) -> list[str]:
     """The CSI daemon on a mounted pool."""
-    return processes.nodeplug("csi", root, f"pool={pool}")
+    return processes.nodeplug("csi", root, f"pool={pool / 'csi'}")
 
 
 def kms_command(root: Path) -> list[str]:

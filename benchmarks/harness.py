@@ -135,11 +135,11 @@ def table(figures: Iterable[Figure]) -> str:
         ours = f"{_short(stats.median(figure.ours).value)} {figure.unit}"
         bound = "-" if figure.bound is None else f"{figure.bound:g}"
         rows.append((figure.name, ours, floor, compared, bound, figure.verdict or "-", str(middle.count)))
-        notes += [f"  {figure.name}: {figure.note}"] if figure.note else []
+        notes += [f"  {figure.name.partition(':')[0]}: {figure.note}"] if figure.note else []
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, *notes])
+    return "\n".join([*lines, *dict.fromkeys(notes)])
 
 
 def save(figures: Sequence[Figure], file: Path) -> None:

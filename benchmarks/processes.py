@@ -56,12 +56,16 @@ def serving(argv: Sequence[str], socket: Path) -> Iterator[Path]:
 
 
 def nodeplug(daemon: str, root: Path, *settings: str) -> list[str]:
-    """The command line of a daemon whose every file lies below root; its public socket is root/DAEMON.sock."""
+    """The command line of a daemon whose every file lies below root.
+
+    Its public socket is root/DAEMON.sock, but for the device daemon, whose contract says where sockets lie.
+    """
     for folder in ("plugins", "plugins_registry", "device-plugins", "pods"):
         (root / "kubelet" / folder).mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "plugins", daemon, "serve"]
     argv += ["--kubelet-dir", str(root / "kubelet"), "--state-dir", str(root / f"{daemon}-state")]
-    argv += ["--socket", str(root / f"{daemon}.sock")]
+    if daemon != "device":
+        argv += ["--socket", str(root / f"{daemon}.sock")]
     return argv + [word for setting in settings for word in ("--set", setting)]
 
 
