@@ -12,6 +12,8 @@ from collections import OrderedDict
 
 OBSERVE = "nodeplug-observe"
 """Metadata key, any value: this Status call is only a look."""
+GENERATION = "nodeplug-generation"
+"""Trailing metadata of the answer to a look: generation of the keyring in force, to see where a new one has arrived."""
 
 _CALLERS = 256  # connections remembered; an API server has one or, while it reloads its configuration, two
 

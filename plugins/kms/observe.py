@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -11,14 +12,22 @@ from plugins.api.kms.v2 import kms_pb2_grpc as rpc
 from plugins.core import client
 from plugins.core.errors import Internal, Unavailable
 from plugins.kms import limits
-from plugins.kms.announce import OBSERVE
+from plugins.kms.announce import GENERATION, OBSERVE
 
 _NOBODY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _VERSIONS = (limits.API_VERSION, "v2beta1")
 
 
-def status(socket: Path, timeout_s: float) -> pb.StatusResponse:
-    """The Status of the plugin behind a socket; changes nothing in the plugin.
+@dataclass(frozen=True)
+class Look:
+    """What a plugin said. generation: of its keyring; None where it is another plugin than ours."""
+
+    status: pb.StatusResponse
+    generation: int | None
+
+
+def look(socket: Path, timeout_s: float) -> Look:
+    """Ask the plugin behind a socket; changes nothing in it.
 
     Raises:
         Unavailable: nobody answers there in time.
@@ -27,10 +36,12 @@ def status(socket: Path, timeout_s: float) -> pb.StatusResponse:
     with client.channel(socket.absolute()) as channel:
         stub = rpc.KeyManagementServiceStub(channel)
         try:
-            return stub.Status(pb.StatusRequest(), timeout=timeout_s, metadata=((OBSERVE, "1"),))
+            status, call = stub.Status.with_call(pb.StatusRequest(), timeout=timeout_s, metadata=((OBSERVE, "1"),))
         except grpc.RpcError as error:
             kind = Unavailable if error.code() in _NOBODY else Internal
             raise kind(f"{socket}: {client.reason(error)}") from error
+        told = dict(call.trailing_metadata() or ())
+    return Look(status, int(told[GENERATION]) if GENERATION in told else None)
 
 
 def problems(answer: pb.StatusResponse) -> list[str]:

@@ -11,7 +11,7 @@ import grpc
 from plugins.api.kms.v2 import kms_pb2 as pb
 from plugins.api.kms.v2 import kms_pb2_grpc as rpc
 from plugins.kms import limits
-from plugins.kms.announce import OBSERVE, Announcements
+from plugins.kms.announce import GENERATION, OBSERVE, Announcements
 from plugins.kms.envelope import PLAINTEXT_MAX
 from plugins.kms.live import LiveKeyring
 
@@ -28,8 +28,11 @@ class KeyManagement(rpc.KeyManagementServiceServicer):
 
         "ok" is what was proven when the snapshot was made: its active key opened what it sealed.
         """
-        key_id = self._keyring.current.active.key_id
-        if not any(key == OBSERVE for key, _ in context.invocation_metadata()):
+        ring = self._keyring.current
+        key_id = ring.active.key_id
+        if any(name == OBSERVE for name, _ in context.invocation_metadata()):
+            context.set_trailing_metadata(((GENERATION, str(ring.generation)),))
+        else:
             self._announcements.announce(context.peer(), key_id)
         return pb.StatusResponse(version=limits.API_VERSION, healthz="ok", key_id=key_id)
 

@@ -110,18 +110,19 @@ def _status(args: argparse.Namespace) -> int:
     from plugins.kms import keyids, observe
 
     try:
-        answer = observe.status(args.socket, args.timeout)
+        look = observe.look(args.socket, args.timeout)
     except Unavailable as error:
         print(f"nodeplug kms: {error.message}", file=sys.stderr)
         return 3
-    facts = {"version": answer.version, "healthz": answer.healthz, "key_id": answer.key_id}
-    facts["key_id_hash"] = keyids.metric_hash(answer.key_id)
-    problems = observe.problems(answer)
+    status = look.status
+    facts: dict[str, object] = {"version": status.version, "healthz": status.healthz, "key_id": status.key_id}
+    facts |= {"key_id_hash": keyids.metric_hash(status.key_id), "generation": look.generation}
+    problems = observe.problems(status)
     if args.output == "json":
         print(json.dumps({**facts, "problems": problems}, indent=2))
     else:
         for name, fact in [*facts.items(), *(("problem", text) for text in problems)]:
-            print(f"{name:<12} {fact}")
+            print(f"{name:<12} {'-' if fact is None else fact}")
     return 1 if problems else 0
 
 
