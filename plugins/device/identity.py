@@ -1,9 +1,10 @@
 """Names for devices that survive: the same after a replug, a reboot, and a change of the kernel's numbering.
 
-A name is made of what the hardware says. In this order: a serial number or world-wide name of the device or of the
-nearest parent that has one; the place where it is plugged in (USB port chain, PCI address); for devices that are not
-hardware (kvm, tun, loop) the name of their node. What lies between the anchor and the device (interface, port,
-partition) follows. The kernel's running numbers (ttyUSB3, card1) are never part of it.
+A name is made of what the hardware says. From the device upwards, the first that has a serial number or world-wide
+name (the hub above it has one too: that is not this device's), or is plugged in somewhere (USB port chain, PCI
+address), is the anchor; for devices that are not hardware (kvm, tun, loop) it is the name of their node. What lies
+between the anchor and the device (interface, port, partition) follows. The kernel's running numbers (ttyUSB3, card1)
+are never part of it.
 
 The result is a DNS label, so that it may serve as a device name in DRA and CDI too.
 Only sysfs is read: the udev database may not be there (containers) and comes later than the kernel's event.
@@ -60,13 +61,13 @@ def identify(device: Device) -> Identity:
     """The identity of a device: a pure function of what the source read."""
     chain = list(device.chain())
     for depth, found in enumerate(chain):
-        anchor = _serial(found)
-        if anchor is not None:
-            return Identity(_label(*anchor, *_suffix(chain[:depth])), _place(chain, device))
-    place = _topology(chain)
-    if place is not None:
-        depth, parts = place
-        return Identity(_label(*parts, *_suffix(chain[:depth])), device.sys_path)
+        serial, place = _serial(found), _place(chain[depth:])
+        if serial is not None:  # of two that share it the place tells which is which
+            return Identity(
+                _label(*serial, *_suffix(chain[:depth])), "/".join(_nearest_place(chain)) or device.sys_path
+            )
+        if place is not None:
+            return Identity(_label(*place, *_suffix(chain[:depth])), device.sys_path)
     if device.node is not None:
         return Identity(_label(device.node.path.removeprefix("/dev/")), device.sys_path)
     return Identity(_label(device.subsystem, device.sys_name), device.sys_path)
@@ -152,21 +153,21 @@ def _telling(value: str) -> bool:
     return len(set(value.strip().replace(":", "").replace("-", ""))) > 1
 
 
-def _topology(chain: Sequence[KernelObject]) -> tuple[int, tuple[str, ...]] | None:
-    """How deep in the chain the nearest place is at which something is plugged in, and its name."""
-    pci = next((found.sys_name for found in chain if found.subsystem == "pci"), "")
-    for depth, found in enumerate(chain):
-        if found.subsystem == "usb" and found.attributes.get("devpath"):
-            return depth, ("usb", pci, found.attributes["devpath"])
-        if found.subsystem == "pci":
-            return depth, ("pci", found.sys_name)
-    return None
+def _place(chain: Sequence[KernelObject]) -> tuple[str, ...] | None:
+    """The name of the place where the first of the chain is plugged in, if that is how it is attached."""
+    found = chain[0]
+    if found.subsystem == "usb" and found.attributes.get("devpath"):
+        return (
+            "usb",
+            next((parent.sys_name for parent in chain if parent.subsystem == "pci"), ""),
+            found.attributes["devpath"],
+        )
+    return ("pci", found.sys_name) if found.subsystem == "pci" else None
 
 
-def _place(chain: Sequence[KernelObject], device: Device) -> str:
-    """Where a device with a serial number is plugged in: two that share it differ here."""
-    place = _topology(chain)
-    return "/".join(place[1]) if place is not None else device.sys_path
+def _nearest_place(chain: Sequence[KernelObject]) -> tuple[str, ...]:
+    places = (_place(chain[depth:]) for depth in range(len(chain)))
+    return next((place for place in places if place is not None), ())
 
 
 def _suffix(below: Sequence[KernelObject]) -> list[str]:

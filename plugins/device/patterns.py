@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 
 from plugins.device.config import Condition, Texts, Value
 
+Check = Callable[[Collection[str]], bool]
+
 _SPECIAL = frozenset("*?[")
 
 
@@ -29,17 +31,26 @@ class Pattern:
         """
         condition = value if isinstance(value, Condition) else Condition(glob=value)
         self._condition = condition
-        self._checks: list[Callable[[Collection[str]], bool]] = []
+        self._demands: list[Check] = []
+        self._denials: list[Check] = []
         self._add_texts(condition, path)
         self._add_range(condition)
         if condition.exists is not None:
-            self._checks.append(lambda values, wanted=condition.exists: bool(values) is wanted)  # type: ignore[misc]
-        if not self._checks:
+            (self._demands if condition.exists else self._denials).append(bool)
+        if not self._demands and not self._denials:
             raise ValueError("the condition is empty; give one of is, glob, regex, not, min, max, exists")
 
     def holds(self, values: Collection[str]) -> bool:
         """Whether the values of a device meet the condition."""
-        return all(check(values) for check in self._checks)
+        return self.allows(values) and not self.denies(values)
+
+    def allows(self, values: Collection[str]) -> bool:
+        """Whether they meet what is demanded."""
+        return all(demand(values) for demand in self._demands)
+
+    def denies(self, values: Collection[str]) -> bool:
+        """Whether they are what must not be: `not`, or `exists = false`."""
+        return any(denial(values) for denial in self._denials)
 
     def literals(self) -> frozenset[str] | None:
         """The only texts that can meet it; None where that is not a plain list."""
@@ -71,7 +82,7 @@ class Pattern:
             self._add_any(lambda text: any(c.fullmatch(text) for c in compiled))
         if condition.not_ is not None:
             denied = _matcher(condition.not_, path)
-            self._checks.append(lambda values: not any(map(denied, values)))
+            self._denials.append(lambda values: any(map(denied, values)))
 
     def _add_range(self, condition: Condition) -> None:
         low = float("-inf") if condition.min is None else condition.min
@@ -82,7 +93,7 @@ class Pattern:
             self._add_any(lambda text: (number := _number(text)) is not None and low <= number <= high)
 
     def _add_any(self, accepts: Callable[[str], bool]) -> None:
-        self._checks.append(lambda values: any(map(accepts, values)))
+        self._demands.append(lambda values: any(map(accepts, values)))
 
 
 def _texts(value: Texts) -> tuple[str, ...]:

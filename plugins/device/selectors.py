@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from plugins.device import config
@@ -26,31 +26,33 @@ class Test:
 
     def failure(self, found: KernelObject) -> str:
         """Why it does not hold."""
-        values = " ".join(repr(value) for value in self.read(found)) or "not there"
+        values = ", ".join(repr(value) for value in sorted(self.read(found))) or "not there"
         return f"{self.what} is {values}, wanted {self.pattern}"
 
 
 @dataclass(frozen=True)
 class ParentTest:
-    """Conditions that one and the same parent has to meet."""
+    """Conditions on the parents of one subsystem.
+
+    Some parent has to meet all demands at once, and no parent that does may have what is denied: "not of vendor 0403"
+    must not come true because the hub above the device is of another vendor.
+    """
 
     subsystem: str
     tests: tuple[Test, ...]
 
     def holds(self, device: Device) -> bool:
-        """Whether some parent does."""
-        return any(all(test.holds(parent) for test in self.tests) for parent in self._parents(device))
+        """Whether the parents of the device meet them."""
+        meant = [p for p in self._parents(device) if all(t.pattern.allows(t.read(p)) for t in self.tests)]
+        return bool(meant) and all(test.holds(parent) for parent in meant for test in self.tests)
 
     def failure(self, device: Device) -> str:
-        """Why none does: the reason of the parent that comes nearest to it."""
+        """Why they do not: the reason of the parent that comes nearest to it."""
         reasons = [[test.failure(p) for test in self.tests if not test.holds(p)] for p in self._parents(device)]
+        name = "" if self.subsystem == "*" else f"{self.subsystem} "
         if not reasons:
-            return f"there is no {self._name} parent"
-        return f"{self._name} parent: {min(reasons, key=len)[0]}"
-
-    @property
-    def _name(self) -> str:
-        return "" if self.subsystem == "*" else self.subsystem
+            return f"there is no {name}parent"
+        return f"{name}parent: {min(filter(None, reasons), key=len)[0]}"
 
     def _parents(self, device: Device) -> list[KernelObject]:
         return [p for p in device.parents if self.subsystem in ("*", p.subsystem)]
@@ -168,8 +170,8 @@ def _known(text: str) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
-def _item(values: object, name: str) -> tuple[str, ...]:
-    found = values.get(name)  # type: ignore[attr-defined]
+def _item(values: Mapping[str, str], name: str) -> tuple[str, ...]:
+    found = values.get(name)
     return () if found is None else (found,)
 
 
