@@ -23,6 +23,7 @@ logger = log.get("csi.pool")
 
 MINIMUM = Bytes(512 * 1024 * 1024)
 _INIT_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the same on every Linux
+_INIT_MOUNT_NAMESPACE = "mnt:[4026531832]"  # MNT_NS_INIT_INO, on newer kernels
 _MKFS_TIMEOUT_S = 300.0
 
 
@@ -127,12 +128,14 @@ def _warn_if_private(path: Path) -> None:
 
 
 def _in_host_mount_namespace() -> bool:
-    """Process 1 of the host's own PID namespace is init; anywhere else we cannot know, so the answer is no."""
+    """By the namespace's number where the kernel gives it a fixed one, else by comparison with the host's init."""
+    ours = os.readlink("/proc/self/ns/mnt")
+    if ours == _INIT_MOUNT_NAMESPACE:
+        return True
     try:
-        first, ours = os.stat("/proc/1/ns/mnt"), os.stat("/proc/self/ns/mnt")
-        return os.readlink("/proc/self/ns/pid") == _INIT_PID_NAMESPACE and first.st_ino == ours.st_ino
+        return os.readlink("/proc/self/ns/pid") == _INIT_PID_NAMESPACE and os.readlink("/proc/1/ns/mnt") == ours
     except OSError:
-        return False
+        return False  # we may not look at init: taken for no, which costs a line in the log at most
 
 
 class _parent(contextlib.AbstractContextManager[int]):

@@ -157,7 +157,7 @@ class Pool:
             raise ConfigError(f"{self.path} is another pool than the one that the state directory belongs to")
         if marker["node"] != node and self.images.tokens():
             raise ConfigError(
-                f"the pool {self.path} belongs to node {marker['node']!r}, this is {node!r}; set node_id to the old name"
+                f"the pool {self.path} belongs to node {marker['node']!r}, not {node!r}; set node_id to that"
             )
         return marker["id"] if marker["node"] == node else self._write_marker(node)
 
