@@ -70,7 +70,8 @@ class Connection(Relay):
         if up is None:
             self._greet(bytes(data))
         elif self._filter is None and not up.waiting:
-            self._send_up(up, data)  # first: the server wakes while we look at the headers
+            if not up.forward(data):
+                self._held_up(up)
             self._follow(up, data)
         else:
             self._from_client_changed(up, bytes(data))
@@ -82,7 +83,8 @@ class Connection(Relay):
             if self._filter.seen:
                 self._filter = None
         self._follow(up, data)
-        self._send_up(up, up.place(data))
+        if not up.forward(up.place(data)):
+            self._held_up(up)
 
     def _follow(self, up: Pipe, data: Buffer) -> None:
         tracker = up.tracker
@@ -112,17 +114,20 @@ class Connection(Relay):
                 self._host.note("refused_backend", "server unreachable", error=str(error))
                 self.close()
                 return
-            self._send_up(up, data)
+            if not up.forward(data):
+                self._held_up(up)
             self._follow(up, data)
 
     def _from_server(self, data: memoryview) -> None:
         down = self.down
         if down.waiting:
             events = down.tracker.feed(data)
-            self._send_down(down.place(data))
+            clear = down.forward(down.place(data))
         else:
-            self._send_down(data)
+            clear = down.forward(data)
             events = down.tracker.feed(data)
+        if not clear:
+            self._held_up(down)
         if events:
             self.streams.from_server(events)
         if self._farewell is not None:

@@ -71,6 +71,8 @@ class Farewell:
 
     def step(self) -> None:
         """Go on as far as possible; called after anything that may have changed the answer."""
+        if self._connection.closed:
+            return
         if not self._rounds:
             self._begin()
         elif self.done:
@@ -97,5 +99,4 @@ class Farewell:
 
     def _settle_over(self) -> None:
         self._settled = True
-        if not self._connection.closed:
-            self.step()
+        self.step()

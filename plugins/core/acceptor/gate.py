@@ -105,7 +105,10 @@ class Gate:
         try:
             self._check(client, self._listeners[listener])
         except OSError:
+            client.close()  # it has gone already
+        except BaseException:
             client.close()
+            raise
         return True
 
     def _check(self, client: socket.socket, backend: str) -> None:
@@ -118,9 +121,9 @@ class Gate:
             self._refuse(client, peer, "refused_limit", "too many connections of one uid")
         else:
             client.setblocking(False)
+            self._admit(client, peer, backend)
             self._inside += 1
             self._by_uid[peer.uid] = self._by_uid.get(peer.uid, 0) + 1
-            self._admit(client, peer, backend)
 
     def _refuse(self, client: socket.socket, peer: Peer, counter: str, message: str) -> None:
         client.close()

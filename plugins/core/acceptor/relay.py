@@ -6,7 +6,7 @@ import socket
 from abc import ABC, abstractmethod
 from typing import Final
 
-from plugins.core.acceptor.frames import PREFACE, Buffer
+from plugins.core.acceptor.frames import PREFACE
 from plugins.core.acceptor.loop import GONE, READ, WRITE, Loop
 from plugins.core.acceptor.pipe import Pipe
 
@@ -92,22 +92,23 @@ class Relay(ABC):
         if self.closed:
             return
         self.closed = True
+        self._client_mask = 0
         self._loop.discard(self._client)
-        if self._backend is not None:
-            self._loop.discard(self._backend)
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            self._loop.discard(backend)
         self._ended()
 
     def _on_client(self, mask: int) -> None:
-        if mask & WRITE:
-            self._flush(self.down)
-        if mask & READ:
-            self._read_client()
-        elif mask & GONE:
-            self.close()
-
-    def _read_client(self) -> None:
+        if mask != READ:
+            if mask & WRITE:
+                self._flush(self.down)
+            if not mask & READ:
+                if mask & GONE:
+                    self.close()
+                return
         if not self._client_mask & READ:
-            return  # an event from before this batch paused it
+            return  # paused or closed since this event was reported
         try:
             size = self._client.recv_into(self._buffer)
         except BlockingIOError:
@@ -122,12 +123,8 @@ class Relay(ABC):
     def _on_backend(self, mask: int) -> None:
         if mask & WRITE and self.up is not None:
             self._flush(self.up)
-        if mask & ~WRITE:
-            self._read_backend()
-
-    def _read_backend(self) -> None:
         backend = self._backend
-        if backend is None or not self._backend_mask & READ:
+        if backend is None or not mask & ~WRITE or not self._backend_mask & READ:
             return
         try:
             size = backend.recv_into(self._buffer)
@@ -151,49 +148,31 @@ class Relay(ABC):
         else:
             self.close()
 
-    def _send_up(self, up: Pipe, data: Buffer) -> None:
-        try:
-            up.forward(data)
-        except OSError:
-            self._mute = True  # the server has closed; what it said before is still to be read
-        if up.pending or self._mute:
-            self._remask()
-
-    def _send_down(self, data: Buffer) -> None:
-        down = self.down
-        try:
-            down.forward(data)
-        except OSError:
-            self.close()
-        else:
-            if down.pending:
-                self._remask()
-
     def _insert(self, pipe: Pipe, frame: bytes) -> None:
         """A frame of our own, between two frames of the pipe."""
-        try:
-            pipe.insert(frame)
-        except OSError:
-            if pipe is self.down:
-                self.close()
-                return
-            self._mute = True
-        self._remask()
+        if not pipe.insert(frame):
+            self._held_up(pipe)
+
+    def _held_up(self, pipe: Pipe) -> None:
+        """Not all of it could be written."""
+        if not pipe.broken:
+            self._remask()
+        elif pipe is self.down:
+            self.close()
+        else:
+            self._mute = True  # the server has closed; what it said before is still to be read
+            self._remask()
 
     def _flush(self, pipe: Pipe) -> None:
-        try:
-            pipe.flush()
-        except OSError:
-            if pipe is self.down:
-                self.close()
-                return
-            pipe.pending.clear()
-            self._mute = True
-        if self._mute and self._backend is None and not self.down.pending:
-            self.close()
+        pipe.flush()
+        if pipe.broken:
+            self._held_up(pipe)
         elif not pipe.pending:
-            self._remask()
-            self._flushed()
+            if self._mute and self._backend is None:
+                self.close()  # these were the server's last words
+            else:
+                self._remask()
+                self._flushed()
 
     def _remask(self) -> None:
         """Watch for what can go on.
