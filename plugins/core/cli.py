@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -76,7 +75,6 @@ def _serve(spec: DaemonSpec[C], args: argparse.Namespace) -> int:
 
     log.setup(load_config(spec, args).log_level)
     daemon = Daemon(spec, lambda: load_config(spec, args), args.config)
-    gc.freeze()  # what is imported stays for ever: no collection needs to walk it
     return daemon.run()
 
 

@@ -7,8 +7,6 @@ Environment: NODEPLUG_<DAEMON>_<FIELD>, with "__" between the names of nested fi
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -98,6 +96,8 @@ def example(schema: type[DaemonConfig], daemon: str) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    import tomllib  # a daemon without a file never needs it
+
     try:
         return tomllib.loads(file.read_text())
     except OSError as error:
@@ -124,6 +124,8 @@ def _from_flags(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 def _value(text: str) -> Any:
     """TOML for lists, tables and quoted text; anything else is text that the type of the field converts."""
     if text[:1] in ("[", "{", '"', "'"):
+        import tomllib
+
         try:
             return tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError as error:
@@ -177,6 +179,8 @@ def _alternatives(kind: msgspec.inspect.Type) -> tuple[msgspec.inspect.Type, ...
 
 
 def _unknown(origin: str, path: str, name: str, known: list[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
     return f"configuration ({origin}): unknown key {path!r}; {hint}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from plugins.core import log, signals
+from plugins.core import log, memory, signals
 from plugins.core.config import DaemonConfig
 from plugins.core.errors import ConfigError, NodeplugError
 from plugins.core.handover import ControlSocket, Inherited, StateLock, Successor, claim
@@ -97,6 +97,7 @@ class Daemon(Generic[C]):
             deadline.cancel()
         inherited.ready()
         self._state = State.SERVING
+        memory.settle()
         logger.info("serving", sockets=life.paths())
 
     def _yield_to(self, successor: Successor) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -134,8 +133,9 @@ class Life(Generic[C]):
         """A private socket's path. Through a descriptor, so that the state directory's length does not count."""
         if not self._backends:
             folder = self._state_dir / _BACKENDS
-            shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed: we hold the lock
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for left in folder.iterdir():  # by a process that was killed: we hold the lock
+                left.unlink()
             self._directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
             self._undo.callback(os.close, self._directory)
         return f"/proc/self/fd/{self._directory}/{name.replace('/', '_')}"
