@@ -151,6 +151,8 @@ def _decode(kind: type, value: Any) -> Any:
     if kind in (Bytes, Mode, Seconds):
         return kind.parse(value)
     if issubclass(kind, Path):
+        if not isinstance(value, str):
+            raise ValueError(f"expected a path, got {value!r}")
         return Path(value)
     raise NotImplementedError(kind)
 

@@ -109,6 +109,6 @@ def test_csi(start: Callable[..., Process], short_tmp: Path, shared: bool) -> No
 @contextlib.contextmanager
 def pool_of(root: Path, kubelet: Kubelet) -> Iterator[list[str]]:
     yield [
-        "--kubelet-dir", str(kubelet.root), "--state-dir", str(root / "s"), "--set", f"pool.path={root / 'pool'}",
-        "--set", "pool.embedded_size=1GiB", "--set", "node_id=here",
+        "--kubelet-dir", str(kubelet.root), "--state-dir", str(root / "s"), "--set", f"pool={root / 'pool'}",
+        "--set", "embedded_size=1GiB", "--set", "node_id=here",
     ]  # fmt: skip

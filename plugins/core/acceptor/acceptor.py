@@ -94,6 +94,7 @@ class Acceptor:
             connections=len(connections),
             streams=sum(len(each.streams.open) for each in connections),
             half_sent=sum(len(each.streams.half) for each in connections),
+            buffered=sum(each.buffered for each in connections),
             **{name: getattr(self._counters, name) for name in Counters.__slots__},
         )
 

@@ -87,6 +87,11 @@ class Relay(ABC):
         self.up = Pipe(backend, skip=len(PREFACE))
         return self.up
 
+    @property
+    def buffered(self) -> int:
+        """Bytes held because their reader is slow: at most a chunk and some frames of ours each way."""
+        return len(self.down.pending) + (len(self.up.pending) if self.up is not None else 0)
+
     def close(self) -> None:
         """Close both sockets. Idempotent."""
         if self.closed:

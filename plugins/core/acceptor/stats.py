@@ -13,9 +13,9 @@ LOG: Final = logging.getLogger("nodeplug.acceptor")
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A snapshot. The first three are levels, the others only grow.
+    """A snapshot. The first four are levels, the others only grow.
 
-    refused_peers: by the policy. refused_limit: over a limit of connections. refused_backend: the
+    buffered: bytes held because their reader is slow. refused_peers: by the policy. refused_limit: over a limit of connections. refused_backend: the
     server behind was not there. half_sent_resets: calls reset because they were never finished.
     calmed: connections closed for abuse. garbage: connections that did not begin as HTTP/2.
     cut: connections closed at the deadline of a drain with something still open. failures:
@@ -25,6 +25,7 @@ class Stats:
     connections: int
     streams: int
     half_sent: int
+    buffered: int
     accepted: int
     refused_peers: int
     refused_limit: int

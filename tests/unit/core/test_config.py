@@ -64,6 +64,7 @@ def test_the_example_is_complete_and_equal_to_the_defaults(tmp_path: Path) -> No
         ('socket_mode = "0999"', "expected a file mode"),
         ("limit = [", "is not valid TOML"),
         ('pool = "x"', "Expected `object`"),
+        ("pool.path = { a = 1 }", "expected a path"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: str) -> None:
