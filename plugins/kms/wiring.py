@@ -43,10 +43,10 @@ class KmsPlugin(Plugin[KmsConfig]):
 
         memory.harden_process()  # before the first key is in memory
         config = self.runtime.config
-        self._keyring = LiveKeyring(FileProvider(config.keyring))
-        self._presence.watch(config.keyring.absolute().parent, self._keyring.check)
+        self.keyring = LiveKeyring(FileProvider(config.keyring))
+        self._presence.watch(config.keyring.absolute().parent, self.keyring.check)
         self._presence.start()
-        add = functools.partial(rpc.add_KeyManagementServiceServicer_to_server, KeyManagement(self._keyring))
+        add = functools.partial(rpc.add_KeyManagementServiceServicer_to_server, KeyManagement(self.keyring))
         return [Server("kms", services=(add,), listeners=(Listener("kms", config.socket or DEFAULT_SOCKET),))]
 
     def stop(self) -> None:
@@ -56,7 +56,7 @@ class KmsPlugin(Plugin[KmsConfig]):
     def reload(self, config: KmsConfig) -> None:
         """Read the keyring again (SIGHUP); a changed configuration needs a restart."""
         super().reload(config)
-        self._keyring.reload()
+        self.keyring.reload()
 
 
 def describe(config: KmsConfig) -> list[str]:
