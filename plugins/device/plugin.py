@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from plugins.api.deviceplugin.v1beta1 import deviceplugin_pb2_grpc as rpc
 from plugins.core import log
 from plugins.core.plugin import Listener, Plugin, Registration, Runtime, Server, Service
-from plugins.core.registration.kubelet import VERSION, KubeletRegistration
-from plugins.core.registration.watcher import DEVICE, WatcherRegistration
+from plugins.core.registration.kubelet import KubeletRegistration
 from plugins.device import endpoints, resources
 from plugins.device.config import DeviceConfig
 from plugins.device.inventory import Inventory
+from plugins.device.registration import WatchedResource
 from plugins.device.resources import Rule
 from plugins.device.service import DevicePlugin
 from plugins.device.sources.udev import UdevSource
@@ -63,9 +63,9 @@ class DeviceDaemon(Plugin[DeviceConfig]):
     def _by_watcher(self, rule: Rule) -> Server:
         config, state_dir = self.runtime.config, self.runtime.state_dir
         path = endpoints.registry_socket(config.kubelet_dir, state_dir, rule)
-        registration = WatcherRegistration(DEVICE, rule.full_name, endpoint="", versions=(VERSION,), socket=path)
+        registration = WatchedResource(rule.full_name, path)
         self._registrations.append(registration)
-        service = self._service(DevicePlugin(rule, self._inventory, self._source))
+        service = self._service(DevicePlugin(rule, self._inventory, self._source, registration))
         return Server(rule.name, (service, registration.service), (registration.listener,), _WORKERS)
 
     def _by_kubelet(self, rule: Rule) -> Server:

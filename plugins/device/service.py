@@ -41,8 +41,8 @@ class Rechecker(Protocol):
 class DevicePlugin(rpc.DevicePluginServicer):
     """One resource, as the kubelet sees it."""
 
-    def __init__(self, rule: Rule, inventory: Inventory, source: Rechecker, watchers: Watchers | None = None) -> None:
-        """watchers: told of each stream; the Register style lives by it."""
+    def __init__(self, rule: Rule, inventory: Inventory, source: Rechecker, watchers: Watchers) -> None:
+        """watchers: told of each stream; no stream is the only sign of the kubelet that it let us go."""
         self._rule = rule
         self._inventory = inventory
         self._source = source
@@ -61,8 +61,7 @@ class DevicePlugin(rpc.DevicePluginServicer):
         subscription = self._inventory.changes(self._rule.name).subscribe()
         if not context.add_callback(subscription.cancel):
             return  # the caller is gone already
-        if self._watchers is not None:
-            self._watchers.stream_opened()
+        self._watchers.stream_opened()
         sent = None
         try:
             while (snapshot := subscription.next()) is not None:
@@ -73,8 +72,7 @@ class DevicePlugin(rpc.DevicePluginServicer):
         except Closed:
             return
         finally:
-            if self._watchers is not None:
-                self._watchers.stream_closed()
+            self._watchers.stream_closed()
 
     def Allocate(self, request: pb.AllocateRequest, context: grpc.ServicerContext) -> pb.AllocateResponse:
         """What each container gets, for the ids that the kubelet chose; all of it or an error."""
