@@ -178,6 +178,7 @@ class Publications:
     def _take_down(self, place: Place, directory: int, view: Device | None) -> None:
         mounts.unmount(directory, place.name, place.path)
         if view:
+            faults.point("csi.unpublish.hidden")
             self._pool.devices.detach(view)
 
 

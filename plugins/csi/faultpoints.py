@@ -1,0 +1,24 @@
+"""Every named fault point of this daemon, by operation: what the tests kill it at. See `core.faults`."""
+
+from __future__ import annotations
+
+_IMAGE = ("hidden", "filled", "named", "durable")
+
+CREATE = ("csi.create.announced", *(f"csi.create.{step}" for step in _IMAGE), "csi.create.recorded")
+DELETE = ("csi.delete.announced", "csi.delete.removed", "csi.delete.recorded")
+STAGE_BLOCK = ("csi.stage.attached", "csi.stage.recorded")
+STAGE_MOUNT = ("csi.stage.attached", "csi.stage.mounted", "csi.stage.recorded")
+FORMAT = ("csi.format.announced", *(f"csi.format.{step}" for step in _IMAGE), "csi.format.recorded")
+PUBLISH = ("csi.publish.target", "csi.publish.bound", "csi.publish.recorded")
+PUBLISH_VIEW = ("csi.publish.target", "csi.publish.view", "csi.publish.bound", "csi.publish.recorded")
+UNPUBLISH = ("csi.unpublish.unmounted", "csi.unpublish.removed", "csi.unpublish.recorded")
+UNPUBLISH_VIEW = ("csi.unpublish.hidden", *UNPUBLISH)
+UNSTAGE_BLOCK = ("csi.unstage.unmounted", "csi.unstage.detached", "csi.unstage.recorded")
+UNSTAGE_MOUNT = UNSTAGE_BLOCK
+POOL = ("csi.pool.made", "csi.pool.attached")
+
+ALL = frozenset(
+    point
+    for operation in (CREATE, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL)
+    for point in operation
+)
