@@ -73,8 +73,8 @@ STEPS = (
     Step("layers", (str(BIN / "lint-imports"), "--no-cache")),
     Step("generated", (sys.executable, "tools/protogen.py", "--check")),
     _tests("unit", 300),
-    _tests("contract", 480),
-    _tests("system", 480),
+    _tests("contract", 720),
+    _tests("system", 600),
     _sanity("filesystem"),
     _sanity("block"),
 )
