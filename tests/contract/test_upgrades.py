@@ -73,6 +73,7 @@ def upgrade_many_times(begin: Callable[[], Process], socket: Path, call: Call, *
     assert callers.failures == []
     assert min(callers.calls) > 0
     assert file_identity(socket) == identity
+    assert current.stop() == 0
     return sum(callers.calls)
 
 
@@ -108,7 +109,14 @@ def test_csi(start: Callable[..., Process], short_tmp: Path, shared: bool) -> No
 
 @contextlib.contextmanager
 def pool_of(root: Path, kubelet: Kubelet) -> Iterator[list[str]]:
-    yield [
-        "--kubelet-dir", str(kubelet.root), "--state-dir", str(root / "s"), "--set", f"pool={root / 'pool'}",
-        "--set", "embedded_size=1GiB", "--set", "node_id=here",
-    ]  # fmt: skip
+    """Options for a csi daemon with an embedded pool, which outlives the daemon and is taken down here."""
+    pool = root / "pool"
+    options = ["--kubelet-dir", str(kubelet.root), "--state-dir", str(root / "s")]
+    try:
+        yield [*options, "--set", f"pool={pool}", "--set", "embedded_size=1GiB", "--set", "node_id=here"]
+    finally:
+        image = pool.with_name("pool.img")
+        devices = subprocess.run(["losetup", "-j", image], capture_output=True, text=True, check=True).stdout
+        subprocess.run(["umount", pool], check=True)
+        for line in devices.splitlines():
+            subprocess.run(["losetup", "-d", line.partition(":")[0]], check=True)
