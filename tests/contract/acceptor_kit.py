@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,14 @@ _OPTIONS = (
     ("grpc.default_authority", "localhost"),
     ("grpc.max_receive_message_length", -1),
 )
+
+
+def until(what: Callable[[], object]) -> None:
+    """Wait for something that another thread brings about; fails if it does not come."""
+    end = time.monotonic() + WAIT
+    while not what():
+        assert time.monotonic() < end, "it did not come"
+        threading.Event().wait(0.002)
 
 
 def listen(path: Path) -> socket.socket:
@@ -52,7 +61,7 @@ def server(backend: Path, workers: int = 8, hold: threading.Event | None = None)
         yield request
         gone.wait(WAIT)
 
-    handlers = {
+    handlers: dict[str, Any] = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Count": grpc.unary_stream_rpc_method_handler(count),
         "Hold": grpc.unary_stream_rpc_method_handler(keep),
@@ -139,6 +148,10 @@ class RawClient:
         """DATA with one whole message, and the end of the client's side."""
         payload = b"\0" + struct.pack(">L", len(message)) + message
         return frames.frame(frames.DATA, frames.END_STREAM, stream, payload)
+
+    def answer(self, ping: bytes) -> None:
+        """Acknowledge a PING."""
+        self.sock.sendall(frames.frame(frames.PING, frames.ACK, 0, ping))
 
     def next(self) -> tuple[int, int, int, bytes] | None:
         """The next frame: kind, flags, stream, payload; None at the end of the connection."""

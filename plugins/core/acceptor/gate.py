@@ -126,8 +126,8 @@ class Gate:
             self._by_uid[peer.uid] = self._by_uid.get(peer.uid, 0) + 1
 
     def _refuse(self, client: socket.socket, peer: Peer, counter: str, message: str) -> None:
-        client.close()
         self._note(counter, message, pid=peer.pid, uid=peer.uid, gid=peer.gid)
+        client.close()
 
     def _rest(self, error: OSError) -> None:
         """The connection stays in the backlog and epoll would report it at once, again and again."""
