@@ -84,6 +84,8 @@ def _rotate(args: argparse.Namespace) -> int:
         staged = next(key for key in changed.keys if key.state is document.State.STAGED)
         print(f"staged key {staged.key_id}")
         print(f"Copy {args.keyring} to every control-plane node, then run `rotate --activate` and copy it again.")
+    elif not args.activate:
+        print("Another control-plane node reads what is written from now on once it has this file; see --stage.")
     return 0
 
 

@@ -97,16 +97,30 @@ class KmsDaemon:
 
     def start(self, *extra: str) -> Client:
         """Start it and wait until it answers."""
-        where = ["--state-dir", str(self._state), "--socket", str(self.socket), "--set", f"keyring={self.keyring}"]
-        argv = [*self._prefix, sys.executable, "-m", "plugins", "kms", "serve", *where, *extra]
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log)
+        self._process = self._serve(*extra)
         client = self.client()
         try:
             client.look()
         except grpc.RpcError as error:
             raise AssertionError(f"the daemon does not answer: {error}\n{self.log_file.read_text()}") from error
         return client
+
+    def upgrade(self) -> None:
+        """Start another process that takes over, and end the old one when it has."""
+        old, self._process = self._process, self._serve()
+        assert old is not None
+        try:
+            while not any(line["message"].startswith("the new process is ready") for line in self.log()):
+                assert self._process.poll() is None, self.log_file.read_text()
+        finally:
+            old.send_signal(signal.SIGTERM)
+            assert old.wait(30) == 0
+
+    def _serve(self, *extra: str) -> subprocess.Popen[bytes]:
+        where = ["--state-dir", str(self._state), "--socket", str(self.socket), "--set", f"keyring={self.keyring}"]
+        argv = [*self._prefix, sys.executable, "-m", "plugins", "kms", "serve", *where, *extra]
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log)
 
     def client(self) -> Client:
         """A connection of its own."""
@@ -129,7 +143,8 @@ class KmsDaemon:
 
     def log(self) -> list[dict[str, Any]]:
         """Every line that it logged."""
-        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+        whole = self.log_file.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
 
     def generation(self) -> int:
         """Of the keyring in force."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,31 @@ def test_rotated_by_the_daemons_own_user(kms: KmsDaemon) -> None:
     done = run("rotate", "--keyring", str(kms.keyring), prefix=as_user(UNPRIVILEGED))
     assert done.returncode == 0, done.stderr
     kms.took(2)
+
+
+def test_an_upgrade_without_privileges_loses_no_call(kms: KmsDaemon) -> None:
+    """The hand-over passes descriptors between two processes that nobody may trace."""
+    client = kms.start()
+    sealed = client.encrypt(SEED)
+    failed: list[BaseException] = []
+    stop = threading.Event()
+
+    def calling() -> None:
+        try:
+            while not stop.is_set():
+                assert client.decrypt(sealed) == SEED
+        except BaseException as error:  # noqa: BLE001 - the test's thread shows it
+            failed.append(error)
+
+    thread = threading.Thread(target=calling)
+    thread.start()
+    try:
+        kms.upgrade()
+    finally:
+        stop.set()
+        thread.join()
+    assert failed == []
+    assert client.status().key_id == sealed.key_id
 
 
 def test_memory_is_closed_to_other_processes_of_that_user(kms: KmsDaemon) -> None:
