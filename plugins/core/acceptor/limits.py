@@ -53,7 +53,7 @@ DEFAULTS: Final = Limits()
 
 
 class Bucket:
-    """A token bucket that looks at the clock only when it has run empty."""
+    """A token bucket that looks at the clock only when it has run empty: after a pause it gives up to twice its burst."""
 
     __slots__ = ("_burst", "_clock", "_filled", "_rate", "_tokens")
 
@@ -70,6 +70,6 @@ class Bucket:
         if self._tokens >= 0:
             return True
         now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._tokens = min(self._burst - tokens, self._tokens + (now - self._filled) * self._rate)
         self._filled = now
         return self._tokens >= 0
