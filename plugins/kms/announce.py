@@ -26,14 +26,22 @@ class Announcements:
         self._by_caller: OrderedDict[str, str] = OrderedDict()
         self._last: str | None = None
 
-    def announce(self, caller: str, key_id: str) -> None:
-        """caller: what tells connections apart, where the transport does; otherwise the same text for all."""
+    def announce(self, caller: str, key_id: str) -> bool:
+        """
+        Args:
+            caller: what tells connections apart, where the transport does; otherwise the same text for all.
+
+        Returns:
+            Whether this is news to the caller.
+        """
         with self._guard:
+            news = self._by_caller.get(caller) != key_id
             self._last = key_id
             self._by_caller[caller] = key_id
             self._by_caller.move_to_end(caller)
             if len(self._by_caller) > _CALLERS:
                 self._by_caller.popitem(last=False)
+            return news
 
     def announced(self, caller: str) -> str | None:
         """What this caller was told last; if it never asked (it connected anew), what anyone was told last."""

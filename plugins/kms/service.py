@@ -10,10 +10,13 @@ import grpc
 
 from plugins.api.kms.v2 import kms_pb2 as pb
 from plugins.api.kms.v2 import kms_pb2_grpc as rpc
+from plugins.core import log
 from plugins.kms import limits
 from plugins.kms.announce import GENERATION, OBSERVE, Announcements
 from plugins.kms.envelope import PLAINTEXT_MAX
 from plugins.kms.live import LiveKeyring
+
+logger = log.get("kms.service")
 
 
 class KeyManagement(rpc.KeyManagementServiceServicer):
@@ -32,8 +35,8 @@ class KeyManagement(rpc.KeyManagementServiceServicer):
         key_id = ring.active.key_id
         if any(name == OBSERVE for name, _ in context.invocation_metadata()):
             context.set_trailing_metadata(((GENERATION, str(ring.generation)),))
-        else:
-            self._announcements.announce(context.peer(), key_id)
+        elif self._announcements.announce(context.peer(), key_id):
+            logger.info("announced to a caller", key_id=key_id)
         return pb.StatusResponse(version=limits.API_VERSION, healthz="ok", key_id=key_id)
 
     def Encrypt(self, request: pb.EncryptRequest, context: grpc.ServicerContext) -> pb.EncryptResponse:

@@ -79,5 +79,5 @@ SPEC: DaemonSpec[KmsConfig] = DaemonSpec(
     build=KmsPlugin,
     describe=describe,
     tools=tools.add,
-    quiet=frozenset({"Status", "Decrypt"}),
+    quiet=frozenset({"Status", "Encrypt", "Decrypt"}),  # what matters of them is logged by service and keyring
 )

@@ -136,3 +136,12 @@ def test_status_of_the_tool_is_the_api_servers(kms: KmsDaemon, client: Client) -
     done = run("status", str(kms.socket))
     assert done.returncode == 0
     assert client.look().key_id in done.stdout
+
+
+def test_the_log_says_when_a_new_key_is_taken_up(kms: KmsDaemon, client: Client) -> None:
+    first = client.status().key_id
+    client.status()
+    second = kms.rotate()
+    kms.took(2)
+    client.status()
+    assert [line["key_id"] for line in kms.log() if line["message"] == "announced to a caller"] == [first, second]

@@ -33,3 +33,9 @@ def test_callers_that_went_away_are_forgotten() -> None:
     assert len(announcements._by_caller) <= 256
     assert announcements.announced("kept") == "one"
     assert announcements.announced("first") == "two"
+
+
+def test_only_news_is_news() -> None:
+    announcements = Announcements()
+    told = [announcements.announce(*call) for call in (("a", "one"), ("a", "one"), ("b", "one"), ("a", "two"))]
+    assert told == [True, False, True, True]
