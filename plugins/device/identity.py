@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from plugins.core import log
@@ -101,8 +101,7 @@ class Names:
         if self._identity.get(sys_path) == identity:
             return self._given[sys_path]
         self.remove(sys_path)
-        wishes = (identity.name, _hashed(identity.name, identity.place), _hashed(identity.name, sys_path))
-        given = next(wish for wish in wishes if self._free(wish, identity))
+        given = next(wish for wish in _wishes(sys_path, identity) if self._free(wish, identity))
         if given != identity.name:
             self._remember(identity, given)
         self._holder[given] = sys_path
@@ -132,6 +131,12 @@ class Names:
                 place=identity.place,
                 first=first,
             )
+
+
+def _wishes(sys_path: str, identity: Identity) -> Iterator[str]:
+    yield identity.name
+    yield _hashed(identity.name, identity.place)
+    yield _hashed(identity.name, sys_path)
 
 
 def _serial(found: KernelObject) -> tuple[str, ...] | None:
