@@ -21,7 +21,7 @@ from plugins.core import log
 logger = log.get("presence")
 
 _MASK = flags.CREATE | flags.DELETE | flags.MOVED_TO | flags.MOVED_FROM | flags.CLOSE_WRITE | flags.DELETE_SELF
-_MASK |= flags.MOVE_SELF | flags.ONLYDIR
+_MASK |= flags.MOVE_SELF | flags.ATTRIB | flags.ONLYDIR
 
 
 class Presence:
