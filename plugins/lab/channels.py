@@ -51,7 +51,10 @@ def dial(path: Path, *, timeout: float, authority: str = LOCALHOST) -> grpc.Chan
 def reason(error: grpc.RpcError) -> str:
     """Code and message, as Go prints them."""
     call = _status(error)
-    return f"rpc error: code = {call.code().name} desc = {call.details()}" if call else repr(error)
+    if call is None:
+        return repr(error)
+    name = call.code().name.title().replace("_", "")  # DEADLINE_EXCEEDED is DeadlineExceeded there
+    return f"rpc error: code = {name} desc = {call.details()}"
 
 
 def code(error: grpc.RpcError) -> grpc.StatusCode:

@@ -162,7 +162,7 @@ class Reconciler:
                 self._forget(path)
                 self._refuse(stub, f"plugin registration failed with err: {error}")
             self._confirm(stub, path, handler, info.name, endpoint)
-        self._note("register", info.name, type=info.type, socket=path, endpoint=endpoint, versions=versions)
+            self._note("register", info.name, type=info.type, socket=path, endpoint=endpoint, versions=versions)
 
     def _info(self, stub: rpc.RegistrationStub, path: Path) -> pb.PluginInfo:
         try:

@@ -7,6 +7,7 @@ looks up who is in the map now, and lets *that* one go: the newcomer's connectio
 
 from __future__ import annotations
 
+import json
 import stat
 import threading
 from collections.abc import Callable
@@ -152,8 +153,8 @@ class Registrar(rpc.RegistrationServicer):
 def _check(name: str, versions: tuple[str, ...]) -> None:
     if not set(versions) & set(VERSIONS):
         raise LabError(
-            f"requested API version {', '.join(versions)!r} is not supported by kubelet. "
-            f"Supported version is {list(VERSIONS)}"
+            f"requested API version {json.dumps(', '.join(versions))} is not supported by kubelet. "
+            f"Supported version is {json.dumps(VERSIONS)}"
         )
     if not is_extended_resource(name):
-        raise LabError(f"the ResourceName {name!r} is invalid")
+        raise LabError(f"the ResourceName {json.dumps(name)} is invalid")

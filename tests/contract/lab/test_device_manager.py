@@ -247,7 +247,7 @@ def test_a_list_above_four_mebibytes_ends_the_stream(kubelet: Kubelet, servers: 
     fake.publish(*(pb.Device(ID=f"{i:0>60}", health="Healthy") for i in range(70_000)))
     kubelet.devices.wait(RESOURCE, capacity=1, allocatable=0, timeout=WAIT)
     ended = kubelet.journal.wait("stream_ended", RESOURCE, timeout=WAIT)
-    assert "RESOURCE_EXHAUSTED" in ended["reason"]
+    assert "ResourceExhausted" in ended["reason"]
 
 
 def test_a_device_plugin_may_come_through_the_watcher(kubelet: Kubelet, servers: Servers) -> None:
