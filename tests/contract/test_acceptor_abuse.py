@@ -73,11 +73,14 @@ def test_nor_where_the_client_stops_inside_a_frame(short_tmp: Path) -> None:
 
 
 def test_a_client_that_goes_on_like_that_loses_its_connection(short_tmp: Path) -> None:
-    limits = Limits(half_sent_after=0.05, half_sent_total=0, half_sent_resets=10)
+    limits = Limits(half_sent_after=0.05, half_sent_total=0, abandoned_burst=40, abandoned_per_second=1)
     with served(short_tmp, limits, WORKERS) as (public, acceptor), RawClient(public) as client:
         open_half(client.greet(), 12)
         assert frames.GOAWAY in client.ended()
         assert acceptor.stats().calmed == 1
+        with RawClient(public) as again:
+            assert again.next() is None  # coming back is no way out
+        assert acceptor.stats().refused_limit == 1
 
 
 def test_a_few_unfinished_calls_have_until_the_deadline(short_tmp: Path) -> None:
@@ -119,7 +122,7 @@ def streams(client: RawClient) -> bytes:
 
 @pytest.mark.parametrize("flood", [resets, unknown_frames, streams])
 def test_a_flood_ends_the_connection_and_no_other(short_tmp: Path, flood: Callable[[RawClient], bytes]) -> None:
-    limits = Limits(streams=64, resets_burst=100, resets_per_second=1, frames_burst=2500, frames_per_second=1)
+    limits = Limits(streams=64, abandoned_burst=100, abandoned_per_second=1, frames_burst=2500, frames_per_second=1)
     with served(short_tmp, limits) as (public, acceptor), Caller(public) as caller, RawClient(public) as client:
         assert caller.echo(b"before") == b"before"
         client.greet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from dataclasses import dataclass, field
 
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from plugins.core.acceptor import frames
 from plugins.core.acceptor.frames import FrameTracker, PingFilter
+from plugins.core.acceptor.pipe import Pipe
 
 OURS = b"nodeplug"
 ANSWER = frames.frame(frames.PING, frames.ACK, 0, OURS)
@@ -130,3 +132,42 @@ def test_other_pings_pass_at_once_but_for_what_may_still_be_the_answer(sent: Sen
         assert stream.startswith(passed)
     assert passed == stream
     assert not filtering.seen
+
+
+@given(sequences(), st.data())
+def test_frames_of_ours_go_between_those_of_the_sender(sent: Sent, data: st.DataObject) -> None:
+    """Whenever they are inserted, whatever the chunks: the receiver sees both sequences, each in its order."""
+    ours = frames.goaway(frames.LAST_STREAM, frames.NO_ERROR) + frames.ping(OURS)
+    chunks = data.draw(cuts(sent.data))
+    when = data.draw(st.integers(0, len(chunks)))
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        pipe = Pipe(near)
+        received = bytearray()
+        for number, chunk in enumerate(chunks):
+            if number == when:
+                pipe.insert(ours)
+            pipe.tracker.feed(chunk)
+            pipe.forward(pipe.place(chunk))
+            received += drained(pipe, far)
+        if when == len(chunks):
+            pipe.insert(ours)
+            received += drained(pipe, far)
+    place = received.find(ours)
+    assert place in sent.safe
+    assert received[:place] + received[place + len(ours) :] == sent.data
+    assert place >= len(b"".join(chunks[:when]))  # not before what was sent already
+
+
+def drained(pipe: Pipe, far: socket.socket) -> bytes:
+    """Everything that is in the pipe or behind it."""
+    got = b""
+    far.setblocking(False)
+    while True:
+        try:
+            got += far.recv(1 << 20)
+        except BlockingIOError:
+            if not pipe.pending:
+                return got
+            pipe.flush()

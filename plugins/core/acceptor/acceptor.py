@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from plugins.core.acceptor.connection import Connection
 from plugins.core.acceptor.gate import Gate
-from plugins.core.acceptor.limits import DEFAULTS, Limits
+from plugins.core.acceptor.limits import DEFAULTS, Bucket, Budgets, Limits
 from plugins.core.acceptor.loop import Loop
 from plugins.core.acceptor.peers import Peer, PeerPolicy
 from plugins.core.acceptor.stats import Counters, QuietLog, Stats
@@ -34,7 +34,8 @@ class Acceptor:
         self.loop = Loop(f"acceptor-{name}" if name else "acceptor", self._broken)
         self._counters = Counters()
         self._log = QuietLog(name)
-        self._gate = Gate(self.loop, policy, limits, self.note, self._admit)
+        self._budgets = Budgets(limits.abandoned_burst, limits.abandoned_per_second)
+        self._gate = Gate(self.loop, policy, limits, self._budgets, self.note, self._admit)
         self._sweep = Sweep(self.loop, limits, self._counters, self._log)
         self._connections: set[Connection] = set()
         self._drain: _Drain | None = None
@@ -104,6 +105,10 @@ class Acceptor:
         """Count and log; the log is limited, the counter is not."""
         setattr(self._counters, counter, getattr(self._counters, counter) + 1)
         self._log.warn(message, **fields)
+
+    def budget(self, peer: Peer) -> Bucket:
+        """What the peer may abandon, on all its connections together."""
+        return self._budgets.of(peer.key)
 
     def greeted(self, connection: Connection) -> None:
         """The preface is whole."""

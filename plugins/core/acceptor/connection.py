@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from typing import Final, Protocol
 
 from plugins.core.acceptor import frames
 from plugins.core.acceptor.farewell import Farewell
@@ -14,6 +14,8 @@ from plugins.core.acceptor.peers import Peer
 from plugins.core.acceptor.pipe import Pipe
 from plugins.core.acceptor.relay import Relay
 from plugins.core.acceptor.streams import Streams
+
+_HALF_SENT_COUNTS: Final = 4  # abandoned calls: for a while it held a worker
 
 
 class Host(Protocol):
@@ -26,6 +28,9 @@ class Host(Protocol):
     @property
     def limits(self) -> Limits:
         """What a client may take."""
+
+    def budget(self, peer: Peer) -> Bucket:
+        """What the peer may abandon."""
 
     def half_sent(self, connection: Connection) -> None:
         """A stream is open whose client has not finished sending."""
@@ -43,7 +48,7 @@ class Host(Protocol):
 class Connection(Relay):
     """Ends with either side's end, for abuse, or at the end of its farewell."""
 
-    __slots__ = ("_farewell", "_filter", "_frames", "_greeting", "_host", "_path", "_resets", "peer", "streams")
+    __slots__ = ("_abandoned", "_farewell", "_filter", "_frames", "_greeting", "_host", "_path", "peer", "streams")
 
     def __init__(self, host: Host, client: socket.socket, peer: Peer, path: str) -> None:
         """client: accepted, non-blocking, owned from here on; path: the server's Unix socket.
@@ -59,9 +64,9 @@ class Connection(Relay):
         self._filter: PingFilter | None = None
         self._farewell: Farewell | None = None
         self._frames = Bucket(limits.frames_burst, limits.frames_per_second)
-        self._resets = 0
+        self._abandoned = host.budget(peer)
         self.peer = peer
-        self.streams = Streams(limits)
+        self.streams = Streams(limits, self._abandoned)
 
     # -- bytes ----------------------------------------------------------------------------------
 
@@ -70,9 +75,9 @@ class Connection(Relay):
         if up is None:
             self._greet(bytes(data))
         elif self._filter is None and not up.waiting:
+            self._follow(up, data)  # first: what goes over a limit does not reach the server
             if not up.forward(data):
                 self._held_up(up)
-            self._follow(up, data)
         else:
             self._from_client_changed(up, bytes(data))
 
@@ -114,9 +119,9 @@ class Connection(Relay):
                 self._host.note("refused_backend", "server unreachable", error=str(error))
                 self.close()
                 return
+            self._follow(up, data)
             if not up.forward(data):
                 self._held_up(up)
-            self._follow(up, data)
 
     def _from_server(self, data: memoryview) -> None:
         down = self.down
@@ -178,11 +183,11 @@ class Connection(Relay):
         up = self.up
         if up is None or self.closed:
             return
-        self._resets += 1
+        within = self._abandoned.take(_HALF_SENT_COUNTS)
         if not up.tracker.at_boundary and not up.pending:
             # The client stopped inside a frame: nothing of ours can reach the server behind it.
             self._calm("unfinished frame")
-        elif self._resets > self._host.limits.half_sent_resets:
+        elif not within:
             self._calm("too many unfinished calls")
         else:
             self.streams.end(stream)
@@ -202,4 +207,5 @@ class Connection(Relay):
             self.close()
 
     def _ended(self) -> None:
+        self._abandoned.take(len(self.streams.open))
         self._host.ended(self)

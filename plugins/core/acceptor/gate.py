@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from plugins.core.acceptor.limits import Limits
+from plugins.core.acceptor.limits import Budgets, Limits
 from plugins.core.acceptor.loop import READ, Handler, Loop
 from plugins.core.acceptor.peers import Peer, PeerPolicy, peer_of
 
@@ -33,11 +33,14 @@ class Gate:
     whoever accepts next.
     """
 
-    def __init__(self, loop: Loop, policy: PeerPolicy, limits: Limits, note: Note, admit: Admit) -> None:
+    def __init__(
+        self, loop: Loop, policy: PeerPolicy, limits: Limits, budgets: Budgets, note: Note, admit: Admit
+    ) -> None:
         """admit: takes over an accepted, non-blocking socket."""
         self._loop = loop
         self._policy = policy
         self._limits = limits
+        self._budgets = budgets
         self._note = note
         self._admit = admit
         self._listeners: dict[socket.socket, str] = {}
@@ -119,6 +122,8 @@ class Gate:
             self._refuse(client, peer, "refused_limit", "too many connections")
         elif self._by_uid.get(peer.uid, 0) >= self._limits.connections_per_uid:
             self._refuse(client, peer, "refused_limit", "too many connections of one uid")
+        elif self._budgets.of(peer.key).owes:
+            self._refuse(client, peer, "refused_limit", "peer has abandoned too many calls")
         else:
             client.setblocking(False)
             self._admit(client, peer, backend)

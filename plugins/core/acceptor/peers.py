@@ -19,6 +19,11 @@ class Peer(NamedTuple):
     uid: int
     gid: int
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """What its account is kept under: the process; outside of our pid namespace (pid 0), all those of its uid."""
+        return self.uid, self.pid
+
 
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:

@@ -36,8 +36,7 @@ class Pipe:
     def forward(self, data: Buffer) -> bool:
         """Write at once what the sink takes and keep the rest; True if nothing is left.
 
-        There must be nothing `pending`. Called before the tracker sees the data: the other side wakes up while we
-        look at the headers.
+        There must be nothing `pending`.
         """
         try:
             sent = self._send(data)

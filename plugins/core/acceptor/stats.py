@@ -15,11 +15,11 @@ LOG: Final = logging.getLogger("nodeplug.acceptor")
 class Stats:
     """A snapshot. The first four are levels, the others only grow.
 
-    buffered: bytes held because their reader is slow. refused_peers: by the policy. refused_limit: over a limit of connections. refused_backend: the
-    server behind was not there. half_sent_resets: calls reset because they were never finished.
-    calmed: connections closed for abuse. garbage: connections that did not begin as HTTP/2.
-    cut: connections closed at the deadline of a drain with something still open. failures:
-    connections closed because of an error in here.
+    buffered: bytes held because their reader is slow. refused_peers: by the policy. refused_limit: over a limit of
+    connections. refused_backend: the server behind was not there. half_sent_resets: calls reset because they were
+    never finished. calmed: connections closed for abuse. garbage: connections that did not begin as HTTP/2. cut:
+    connections closed at the deadline of a drain with something still open. failures: connections closed because of
+    an error in here.
     """
 
     connections: int

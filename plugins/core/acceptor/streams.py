@@ -28,21 +28,22 @@ class Streams:
     comes with the server's END_STREAM, and nothing the client sends after it matters.
     """
 
-    __slots__ = ("_resets", "_streams_max", "acked", "half", "highest", "open")
+    __slots__ = ("_abandoned", "_streams_max", "acked", "half", "highest", "open")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, abandoned: Bucket) -> None:
+        """abandoned: the peer's budget."""
         self.open: set[int] = set()
         self.half: dict[int, float] = {}  # half-sent: stream -> when it was opened; oldest first
         self.highest = 0  # the last stream the client opened; 0: none yet
         self.acked = False  # the client has acknowledged the server's SETTINGS: it is connected
         self._streams_max = limits.streams
-        self._resets = Bucket(limits.resets_burst, limits.resets_per_second)
+        self._abandoned = abandoned
 
     def from_client(self, events: list[Event]) -> None:
         """Take in what the client's direction brought.
 
         Raises:
-            Abuse: too many streams open at once, or too many resets.
+            Abuse: too many streams open at once, or too many calls abandoned.
         """
         for kind, flags, stream in events:
             if kind == HEADERS:
@@ -59,8 +60,8 @@ class Streams:
                 self.half.pop(stream, None)
             elif kind == RST_STREAM:
                 self.end(stream)
-                if not self._resets.take(1):
-                    raise Abuse("too many resets")
+                if not self._abandoned.take(1):
+                    raise Abuse("too many calls abandoned")
             elif kind == SETTINGS and flags & ACK:
                 self.acked = True
 
