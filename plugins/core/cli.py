@@ -80,8 +80,9 @@ def _serve(spec: DaemonSpec[C], args: argparse.Namespace) -> int:
 
 def _check(spec: DaemonSpec[C], args: argparse.Namespace) -> int:
     loaded = load_config(spec, args)
+    facts = [f"state directory {state_dir(loaded, spec.name)}", *spec.describe(loaded)]
     print(f"nodeplug {spec.name}: the configuration is valid")
-    for fact in (f"state directory {state_dir(loaded, spec.name)}", *spec.describe(loaded)):
+    for fact in facts:
         print(f"  {fact}")
     return 0
 

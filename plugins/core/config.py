@@ -78,8 +78,9 @@ def load(
     origin = str(file) if file else "defaults"
     _check_keys(data, msgspec.inspect.type_info(schema), origin, "")
     for key, text, source in [*_from_environment(environ, daemon), *_from_flags(overrides)]:
-        _check_keys(_nested(key, text), msgspec.inspect.type_info(schema), source, "")
-        _merge(data, _nested(key, _value(text)))
+        value = _nested(key, _value(text))
+        _check_keys(value, msgspec.inspect.type_info(schema), source, "")
+        _merge(data, value)
     try:
         return msgspec.convert(data, schema, strict=False, dec_hook=_decode)
     except (msgspec.ValidationError, ValueError) as error:

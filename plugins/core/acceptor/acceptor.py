@@ -148,11 +148,11 @@ class Acceptor:
     def _cut(self, drain: _Drain) -> None:
         if drain.over.is_set():
             return
-        self._drain = None
         for connection in list(self._connections):
             if not connection.finish():
                 drain.clean = False
                 self.note("cut", "client cut at the deadline of a drain", uid=connection.peer.uid)
+        self._settle()
 
     def _resume(self) -> None:
         if self._drain is not None:
@@ -163,6 +163,8 @@ class Acceptor:
 
     def _shut(self) -> None:
         self._gate.shut()
+        if self._drain is not None:
+            self._cut(self._drain)
         for connection in list(self._connections):
             connection.finish()
 

@@ -71,7 +71,7 @@ class FrameTracker:
     that chunk: a flood of tiny ones is measured by it.
     """
 
-    __slots__ = ("_hold", "at_boundary", "frames", "left", "partial", "safe")
+    __slots__ = ("_ending", "_hold", "at_boundary", "frames", "left", "partial", "safe")
 
     def __init__(self, skip: int = 0) -> None:
         """skip: bytes in front of the first frame (the client's preface)."""
@@ -80,12 +80,14 @@ class FrameTracker:
         self.safe = -1
         self.at_boundary = False
         self.frames = 0
+        self._ending: Event | None = None  # DATA that ends a stream and is not whole yet
         self._hold = True  # the next frame belongs to the one before it: nothing may go between
 
     def feed(self, data: Buffer) -> list[Event]:
-        """Follow one chunk; returns those frames begun in it that open, end or reset a stream.
+        """Follow one chunk; returns the frames in it that open, end or reset a stream, and SETTINGS.
 
-        SETTINGS are returned too. A frame counts when its header is whole; its payload may still be on the way.
+        DATA that ends a stream is returned when the last byte of it is there: until then the server waits for it, and
+        a worker with it. The others are returned when their header is whole.
         """
         events: list[Event] = []
         size = len(data)
@@ -102,6 +104,9 @@ class FrameTracker:
                 return events
             pos = -len(partial)  # the header began that many bytes before this chunk
             self.partial = b""
+        elif self._ending is not None and pos <= size:
+            events.append(self._ending)
+            self._ending = None
         while pos < size:
             if pos + HEADER_SIZE > size:
                 if not hold:
@@ -123,7 +128,10 @@ class FrameTracker:
                 events.append((kind, flags, stream & LAST_STREAM))
             elif kind == DATA:
                 if flags & END_STREAM:
-                    events.append((kind, flags, stream & LAST_STREAM))
+                    if pos <= size:
+                        events.append((kind, flags, stream & LAST_STREAM))
+                    else:
+                        self._ending = (kind, flags, stream & LAST_STREAM)
             elif kind in _TOLD:
                 events.append((kind, flags, stream & LAST_STREAM))
             elif kind in _BLOCKS:

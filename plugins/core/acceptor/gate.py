@@ -82,8 +82,12 @@ class Gate:
         for listener in self._watched - wanted:
             self._loop.unwatch(listener)
         for listener in wanted - self._watched:
-            listener.setblocking(False)
-            self._loop.watch(listener, READ, self._accepting(listener), self._failed)
+            try:
+                listener.setblocking(False)
+                self._loop.watch(listener, READ, self._accepting(listener), self._failed)
+            except OSError as error:  # closed without having been removed: the other listeners go on
+                self._note("failures", "cannot listen", error=str(error))
+                wanted.discard(listener)
         self._watched = wanted
 
     def _accepting(self, listener: socket.socket) -> Handler:

@@ -145,6 +145,8 @@ class KubeletRegistration:
         present = file_identity(self._kubelet)
         if present is None:
             return None  # no kubelet: its socket's creation wakes us
+        if not self._listener.path.is_socket():
+            return None  # wiped, and about to be bound again: the kubelet could not dial back, and would wait 1 s
         if self._streams > 0 and present == self._asked:
             return None
         return max(0.0, self._due - time.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,9 +61,12 @@ def kubelet(short_tmp: Path) -> Iterator[Kubelet]:
 @pytest.fixture
 def registration(short_tmp: Path) -> Iterator[KubeletRegistration]:
     listener = Listener("thing", short_tmp / "thing.sock")
+    own = socket.socket(socket.AF_UNIX)
+    own.bind(str(listener.path))
     made = KubeletRegistration(RESOURCE, listener, kubelet_socket=short_tmp / "kubelet.sock", preferred_allocation=True)
     yield made
     made.stop()
+    own.close()
 
 
 def test_it_registers_with_name_endpoint_and_options(kubelet: Kubelet, registration: KubeletRegistration) -> None:
@@ -136,13 +140,25 @@ def test_accepted_without_a_stream_is_not_registered(kubelet: Kubelet, registrat
     assert kubelet.came.get(timeout=10) - first >= 1.9
 
 
-def test_our_socket_was_wiped(kubelet: Kubelet, registration: KubeletRegistration) -> None:
+def test_our_socket_was_wiped(kubelet: Kubelet, registration: KubeletRegistration, short_tmp: Path) -> None:
+    """The kubelet could not dial back before the socket is there again: it is asked then, and only once."""
     registration.start()
     kubelet.came.get(timeout=5)
     registration.stream_opened()
+    own = short_tmp / "thing.sock"
+    own.rename(short_tmp / "aside.sock")
+    kubelet.stop()
+    registration.stream_closed()
+    kubelet.start()
+    with pytest.raises(queue.Empty):
+        kubelet.came.get(timeout=0.5)
+    (short_tmp / "aside.sock").rename(own)
     registration.republished("another listener")
     registration.republished("thing")
     kubelet.came.get(timeout=5)
+    registration.stream_opened()
+    with pytest.raises(queue.Empty):
+        kubelet.came.get(timeout=0.5)
 
 
 @pytest.fixture
