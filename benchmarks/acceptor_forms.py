@@ -51,11 +51,11 @@ def loop(public: str, private: str) -> None:
 
 def process(public: str, private: str) -> None:
     """The same acceptor in a process of its own, without grpcio."""
+    grpc_server(private)
     public_socket = listener(public)
     number = public_socket.fileno()
     argv = [sys.executable, __file__, "--form", "relay_only", "--place", public, private, "--descriptor", str(number)]
     KEPT.append(subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=[number]))  # ends with this process
-    grpc_server(private)
 
 
 def relay_only(_public: str, private: str) -> None:

@@ -72,6 +72,18 @@ def test_nor_where_the_client_stops_inside_a_frame(short_tmp: Path) -> None:
         assert acceptor.stats().calmed == 1
 
 
+def test_nor_where_the_last_frame_never_ends(short_tmp: Path) -> None:
+    """The header of a frame that would end the call is no end of it."""
+    with served(short_tmp, HALF_SENT, WORKERS) as (public, acceptor), Caller(public) as caller, ExitStack() as stack:
+        assert caller.echo(b"before") == b"before"
+        for _ in range(16):
+            client = stack.enter_context(RawClient(public)).greet()
+            client.sock.sendall(client.headers(1) + client.body(1, bytes(1000))[:100])
+        until(lambda: acceptor.stats().half_sent == 16)
+        assert longest(caller, 1.2) < BOUND
+        until(lambda: acceptor.stats().half_sent == 0)
+
+
 def test_a_client_that_goes_on_like_that_loses_its_connection(short_tmp: Path) -> None:
     limits = Limits(half_sent_after=0.05, half_sent_total=0, abandoned_burst=40, abandoned_per_second=1)
     with served(short_tmp, limits, WORKERS) as (public, acceptor), RawClient(public) as client:

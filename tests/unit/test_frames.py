@@ -98,6 +98,16 @@ def test_a_preface_is_passed_over(sent: Sent, data: st.DataObject) -> None:
     assert events == sent.events
 
 
+@given(st.integers(1, 70_000), st.data())
+def test_a_stream_has_ended_when_its_last_byte_is_there(size: int, data: st.DataObject) -> None:
+    tracker = FrameTracker()
+    sent = frames.frame(frames.DATA, frames.END_STREAM, 7, bytes(size))
+    chunks = data.draw(cuts(sent))
+    for chunk in chunks[:-1]:
+        assert tracker.feed(chunk) == []
+    assert tracker.feed(chunks[-1]) == [(frames.DATA, frames.END_STREAM, 7)]
+
+
 def test_nothing_of_ours_goes_before_the_first_frame() -> None:
     settings = frames.frame(frames.SETTINGS, 0, 0, bytes(6))
     tracker = FrameTracker()

@@ -42,6 +42,8 @@ class Streams:
     def from_client(self, events: list[Event]) -> None:
         """Take in what the client's direction brought.
 
+        A gRPC client ends its side with DATA, never with trailers; HEADERS on an open stream change nothing here.
+
         Raises:
             Abuse: too many streams open at once, or too many calls abandoned.
         """
@@ -54,8 +56,6 @@ class Streams:
                         self.half[stream] = time.monotonic()
                     if len(self.open) > self._streams_max:
                         raise Abuse("too many streams open")
-                elif flags & END_STREAM:
-                    self.half.pop(stream, None)
             elif kind == DATA:
                 self.half.pop(stream, None)
             elif kind == RST_STREAM:
