@@ -86,7 +86,9 @@ class Report:
 
     def table(self) -> None:
         """Everything at a glance."""
-        table = Table(box=box.SIMPLE_HEAD, title="nodeplug demo", title_justify="left", pad_edge=False)
+        table = Table(
+            box=box.SIMPLE_HEAD, title="nodeplug demo", title_justify="left", title_style="bold", pad_edge=False
+        )
         table.add_column("part", no_wrap=True)
         table.add_column("step", no_wrap=True)
         table.add_column("", no_wrap=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -13,6 +17,7 @@ from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.lab.errors import LabError, Transient
 from plugins.lab.kubelet import Kubelet
 from plugins.lab.nodeclient import VolumeError
+from plugins.lab.paths import mounted_below
 from plugins.lab.provisioner import Claim, Volume
 from tests.contract.lab.fakes import FakeCsi, FakeRegistration, Servers, csi_driver
 
@@ -170,3 +175,72 @@ def test_a_volume_smaller_than_asked_for_is_deleted_again(
         with pytest.raises(LabError, match="less than requested"):
             kubelet.volumes.provision(Claim(NAME, SIZE))
     assert isinstance(driver.requests[-1], pb.DeleteVolumeRequest)
+
+
+class BlockDriver(FakeCsi):
+    """Publishes a loop device by a bind mount, as drivers do."""
+
+    device = ""
+
+    def NodePublishVolume(
+        self, request: pb.NodePublishVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.NodePublishVolumeResponse:
+        Path(request.target_path).touch()
+        subprocess.run(["mount", "--bind", self.device, request.target_path], check=True)
+        return pb.NodePublishVolumeResponse()
+
+    def NodeUnpublishVolume(
+        self, request: pb.NodeUnpublishVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.NodeUnpublishVolumeResponse:
+        if not self.keep_target:
+            subprocess.run(["umount", request.target_path], check=True)
+            Path(request.target_path).unlink()
+        return pb.NodeUnpublishVolumeResponse()
+
+
+@pytest.fixture
+def device(folder: Path) -> Iterator[str]:
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(1 << 20)
+    found = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True)
+    yield found.stdout.strip()
+    subprocess.run(["losetup", "--detach", found.stdout.strip()], check=True)
+
+
+def open_files() -> list[Path]:
+    """What this process, and so the lab's kubelet, holds open."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # other threads close theirs meanwhile
+            found.append(link.readlink())
+    return found
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts and loop devices need root")
+def test_a_published_block_device_is_mapped_and_held_open(kubelet: Kubelet, servers: Servers, device: str) -> None:
+    driver = BlockDriver()  # type: ignore[abstract]
+    driver.device = device
+    endpoint = kubelet.root / "plugins" / NAME / "csi.sock"
+    servers.serve(endpoint, driver.add)
+    servers.serve(kubelet.root / "plugins_registry" / "x.sock", FakeRegistration("CSIPlugin", NAME, endpoint).add)
+    kubelet.wait_registered(NAME, timeout=10)
+    made = kubelet.volumes.provision(Claim(NAME, SIZE, block=True))
+    kubelet.volumes.stage(made)
+    published = kubelet.volumes.publish(made, "pod-1")
+    at = kubelet.volumes.paths(made)
+    assert published.target == at.block_publish_folder() / "pod-1"
+    assert published.path == kubelet.root / "pods" / "pod-1" / "volumeDevices" / "kubernetes.io~csi" / made.name
+    assert published.path.is_block_device()
+    assert mounted_below(kubelet.root) == [published.target, at.map_file("pod-1")]
+    assert at.map_file("pod-1") in open_files()
+    driver.keep_target = True
+    with pytest.raises(LabError, match="is still there"):
+        kubelet.volumes.unpublish(published)
+    driver.keep_target = False
+    kubelet.volumes.unpublish(published)
+    kubelet.volumes.remove_pod("pod-1")
+    kubelet.volumes.unstage(made)
+    assert mounted_below(kubelet.root) == []
+    assert not at.block_folder.exists()
