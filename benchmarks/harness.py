@@ -94,6 +94,16 @@ def pairs(name: str, count: int, ours: Sample, floor: Sample) -> tuple[list[floa
     return found
 
 
+def split(count: int, launches: int) -> list[int]:
+    """Count divided among several launches of the servers.
+
+    Where the kernel puts the threads of a process stays for its life and is worth several per cent of a call, so that
+    one launch would measure that too.
+    """
+    each, more = divmod(count, launches)
+    return [size for number in range(launches) if (size := each + (number < more))]
+
+
 def singles(name: str, count: int, ours: Sample) -> list[float]:
     """Measure one side count times, after one unmeasured time."""
     ours()

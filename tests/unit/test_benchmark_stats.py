@@ -87,3 +87,9 @@ def test_the_table_shows_every_figure() -> None:
     assert "missed" in text
     assert "undecided" in text
     assert "ratio: twice" in text
+
+
+def test_pairs_are_divided_among_launches() -> None:
+    assert harness.split(30, 6) == [5] * 6
+    assert harness.split(8, 6) == [2, 2, 1, 1, 1, 1]
+    assert harness.split(2, 6) == [1, 1]
