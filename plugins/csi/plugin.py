@@ -50,7 +50,7 @@ class CsiPlugin(Plugin[CsiConfig]):
     def start(self) -> Sequence[Server]:
         """Open the pool, settle what a crash interrupted, serve; raises ConfigError where the pool cannot be used."""
         config, records = self.runtime.config, self._records
-        known = records.fact(_POOL_FACT) if records.tokens() else None
+        known = records.fact(_POOL_FACT) if records.tokens() or records.intents() else None
         pool = self._pool = Pool(_pool_settings(config), self._node, known)
         records.set_fact(_POOL_FACT, pool.id)
         reconcile.settle(records, pool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 from plugins.core.store import Intent, Migration, Row, Store
 from plugins.csi.model import AccessMode, Publication, Staging, Volume
@@ -87,7 +86,7 @@ class Records:
 
     def announce(self, kind: str, volume_id: str, **data: str) -> Intent:
         """Say what is about to be done to a volume."""
-        return self._store.announce(kind, volume_id, at=time.time(), **data)
+        return self._store.announce(kind, volume_id, **data)
 
     def settle(self, intent: Intent) -> None:
         """It was undone, or needs nothing more."""

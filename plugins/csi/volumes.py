@@ -68,10 +68,10 @@ class Volumes:
         fs, fs_given, block = _access(wanted.capabilities, self._default_fs)
         _check_parameters(wanted.parameters)
         size = sizes.plan(wanted.required, wanted.limit, minimum=self.smallest(fs), default=self._default_size)
+        self._check_topology(wanted)
         existing = self._records.named(wanted.name)
         if existing:
             return _compatible(existing, wanted)
-        self._check_topology(wanted)
         with self._capacity.promise(size, self._node):
             volume = self._make(wanted, size, fs, fs_given, block)
         logger.info("volume created", volume_id=volume.id, name=volume.name, size_bytes=size, fs=fs)

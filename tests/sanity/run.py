@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(ROOT))
 
-from build import BuildFailed, find_or_build  # noqa: E402 - the folder is on the path only now
-
+from tests.sanity.build import BuildFailed, find_or_build  # noqa: E402 - the folder is on the path only now
 from tools import leaks  # noqa: E402
 
 MODES = {"filesystem": "mount", "block": "block"}

@@ -54,6 +54,15 @@ def of_device(mounts: Iterable[Mount], dev: int) -> list[Mount]:
     return [mount for mount in mounts if mount.dev == dev]
 
 
+def shows_node(node: str) -> bool:
+    """Whether a device node of /dev ("loop3") is bound somewhere else: such a mount does not hold the device.
+
+    A search in the text instead of a parse, since it is asked while volumes are let go of.
+    """
+    with open("/proc/self/mountinfo", "rb") as file:
+        return f" /{node} ".encode() in file.read()
+
+
 def containing(mounts: Iterable[Mount], path: Path) -> Mount | None:
     """The mount on which an absolute path lies: the last one made at the longest prefix of it."""
     best: Mount | None = None

@@ -82,14 +82,18 @@ def bind(source_fd: int, target_fd: int, attributes: int = 0) -> None:
         raise MountFailed(f"the kernel refuses a bind mount: {error.strerror}", error.errno or 0, str(error)) from error
 
 
-def unmount(directory_fd: int, name: str, shown: str) -> None:
+def unmount(directory_fd: int, name: str, shown: str, *, wait: bool = True) -> None:
     """Take away the topmost mount at `name` in a directory. Never lazily: what is in use stays, and says so.
+
+    Args:
+        shown: the path for the error.
+        wait: give those who only look half a second to go.
 
     Raises:
         FailedPrecondition: it is still in use.
     """
     path = f"/proc/self/fd/{directory_fd}/{name}"
-    until = time.monotonic() + _BUSY_LIMIT_S
+    until = time.monotonic() + (_BUSY_LIMIT_S if wait else 0)
     while True:
         try:
             return syscalls.umount(path)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from plugins.core.errors import FailedPrecondition, Internal, ResourceExhausted
+from plugins.csi.host import mountinfo
 from plugins.csi.pool import loop
 from plugins.csi.pool.loop import LoopStatus
 
@@ -61,7 +62,8 @@ class LoopDevices:
             return device
         if device is None and _nobody_else_has_open(image_fd):
             return None
-        return self._remember(key, next((d for d, s in scan() if (s.device, s.inode) == key), None))
+        attached = (d for d, s in scan() if (s.device, s.inode) == key)
+        return self._remember(key, next((d for d in attached if _holds(d, key)), None))
 
     def attach(self, image_fd: int, name: str) -> Device:
         """The device of an image, attached now unless it already is. Callers hold the volume's lock.
@@ -93,8 +95,11 @@ class LoopDevices:
             wait: give those who only look at the device a second to let go of it.
 
         Raises:
-            FailedPrecondition: the device is mounted or open somewhere, in any mount namespace.
+            FailedPrecondition: the device is mounted or open somewhere, in any mount namespace, or its node is bound
+                to a target: that would show the next volume that gets the device.
         """
+        if mountinfo.shows_node(f"loop{device.number}"):
+            raise FailedPrecondition(f"{device.path} is still shown at a target path")
         until = time.monotonic() + (_BUSY_LIMIT_S if wait else 0)
         while not _cleared(device, key):
             if time.monotonic() > until:
@@ -162,8 +167,16 @@ def shows(device: Device) -> LoopStatus | None:
 
 
 def _holds(device: Device, key: Key) -> bool:
-    status = shows(device)
-    return status is not None and (status.device, status.inode) == key
+    try:
+        with opened(device, os.O_RDONLY) as fd:
+            status = loop.status(fd)
+            if status is None or (status.device, status.inode) != key:
+                return False
+            return not status.flags & loop.AUTOCLEAR or loop.take_back_autoclear(fd)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENOENT):
+            return False
+        raise
 
 
 def _attach(backing_fd: int, flags: int, name: str) -> Device:

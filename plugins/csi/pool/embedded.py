@@ -58,8 +58,8 @@ def release(image: Path, path: Path) -> bool:
         with _parent(path) as parent:
             status = syscalls.statx(parent, path.name)
             if status.mount_root and status.dev == device.rdev:
-                mounts.unmount(parent, path.name, str(path))
-        devices.detach(device, key_of(fd))
+                mounts.unmount(parent, path.name, str(path), wait=False)
+        devices.detach(device, key_of(fd), wait=False)
         return True
     except FailedPrecondition:
         return False

@@ -89,10 +89,11 @@ def clear(loop_fd: int) -> bool:
         if error.errno == errno.ENXIO:
             return True
         raise
-    return not _take_back_autoclear(loop_fd)
+    return not take_back_autoclear(loop_fd)
 
 
-def _take_back_autoclear(loop_fd: int) -> bool:
+def take_back_autoclear(loop_fd: int) -> bool:
+    """Let a device stay attached when its last descriptor is closed. False: nothing is attached."""
     buffer = bytearray(_INFO.size)
     try:
         fcntl.ioctl(loop_fd, _GET_STATUS64, buffer)

@@ -18,12 +18,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from plugins.core import log
 from plugins.core.errors import ConfigError, DataLoss
 from plugins.csi.host import filesystems, mountinfo, syscalls
 from plugins.csi.pool import embedded, reflink
 from plugins.csi.pool.devices import LoopDevices
 from plugins.csi.pool.images import Images
 from plugins.csi.pool.templates import Templates
+
+logger = log.get("csi.pool")
 
 _MARKER = "pool.json"
 _NO_DIRECT_IO = frozenset({"btrfs"})  # its checksums and direct I/O from a loop device give false alarms
@@ -64,6 +67,7 @@ class Pool:
             self.templates = Templates(self._folder("templates"), settings.templates)
         except BaseException:
             os.close(self._root)
+            self._release()
             raise
         self.dev = os.fstat(self._volumes).st_dev
         self.dedicated = self.embedded or syscalls.statx(self._root).mount_root  # the whole filesystem is ours
@@ -120,8 +124,11 @@ class Pool:
         self.images.close()
         self.templates.close()
         os.close(self._root)
-        if self.embedded:
-            embedded.release(self._settings.image, self._settings.path)
+        self._release()
+
+    def _release(self) -> None:
+        if self.embedded and not embedded.release(self._settings.image, self._settings.path):
+            logger.info("the embedded pool stays mounted: volumes are in use", path=str(self.path))
 
     def _lock(self) -> None:
         try:

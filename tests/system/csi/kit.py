@@ -51,6 +51,7 @@ class Driver:
         self.target = self.pods / "target"
         self.pool = root / "state" / "pool"
         self.process: Process | None = None
+        self.tokens: set[str] = set()
         self._starts = 0
 
     def command(self) -> list[str]:
@@ -68,6 +69,7 @@ class Driver:
 
     def start(self, fault: str = "", prefix: Sequence[str] = ()) -> Driver:
         """A new process that serves; fault: the point at which it ends itself by SIGKILL."""
+        assert self.process is None or self.process.popen.poll() is not None
         self.launch(fault, prefix).serving()
         channel = client.channel(self.root / "csi.sock")
         self.identity = rpc.IdentityStub(channel)
@@ -90,7 +92,9 @@ class Driver:
         """A volume of that kind; returns its id."""
         request = pb.CreateVolumeRequest(name=name, volume_capabilities=[capability(kind)])
         request.capacity_range.required_bytes = size or SIZES[kind or "ext4"]
-        return self.controller.CreateVolume(request, timeout=30).volume.volume_id
+        volume = self.controller.CreateVolume(request, timeout=30).volume.volume_id
+        self.tokens.add(volume.partition(".")[0])
+        return volume
 
     def delete(self, volume: str) -> None:
         """DeleteVolume."""
@@ -161,11 +165,11 @@ class Driver:
             return file.read(4096).rstrip(b"\0")
 
     def loops(self) -> list[str]:
-        """Backing files of the loop devices of this daemon's volumes and views."""
+        """What is attached of this daemon's volumes: names of images, and devices that views show."""
         found = leaks.loops()
-        images = {name: file for name, file in found.items() if "/volumes/" in file and str(self.root) in file}
+        images = {name: file for name, file in found.items() if self._is_image(file)}
         views = [file for file in found.values() if file.removeprefix("/dev/") in images]
-        return sorted([*images.values(), *views])
+        return sorted([*(os.path.basename(file) for file in images.values()), *views])
 
     def mounts(self) -> list[str]:
         """Mount points below the kubelet's directory."""
@@ -185,14 +189,22 @@ class Driver:
         """Whatever a test left: gone, so that the next one is not disturbed."""
         if self.process:
             self.process.kill()
-        for path in sorted((p for p in leaks.mounts() if p.startswith(f"{self.root}/")), reverse=True):
-            subprocess.run(["umount", "--lazy", path], check=False)
         found = leaks.loops()
-        ours = {name for name, file in found.items() if f"{self.root}/" in file}
-        views = {name for name, file in found.items() if file.removeprefix("/dev/") in ours}
-        volumes = {name for name in ours if "/volumes/" in found[name]}
-        for name in [*sorted(views), *sorted(volumes), *sorted(ours - volumes)]:
-            subprocess.run(["losetup", "--detach", f"/dev/{name}"], check=False)
+        volumes = {name for name, file in found.items() if self._is_image(file)}
+        views = {name for name, file in found.items() if file.removeprefix("/dev/") in volumes}
+        below = sorted((p for p in leaks.mounts() if p.startswith(f"{self.root}/")), reverse=True)
+        for path in (p for p in below if p != str(self.pool)):
+            subprocess.run(["umount", path], check=True)
+        for name in [*sorted(views), *sorted(volumes)]:
+            subprocess.run(["losetup", "--detach", f"/dev/{name}"], check=True)
+        if str(self.pool) in below:
+            subprocess.run(["umount", self.pool], check=True)
+        for name in [name for name, file in leaks.loops().items() if file == f"{self.pool}.img"]:
+            subprocess.run(["losetup", "--detach", f"/dev/{name}"], check=True)
+
+    def _is_image(self, file: str) -> bool:
+        """Whether a backing file is a volume of this daemon; in a dead namespace its path has no beginning."""
+        return any(f"/volumes/{token}.img" in file for token in self.tokens)
 
 
 @contextlib.contextmanager
