@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from plugins.lab.apiserver import ApiServer
 from plugins.lab.kubelet import Kubelet
 from plugins.lab.timings import KubeletTimings
 from tests.contract.lab.fakes import Servers
+from tests.contract.lab.kms_world import World
 
 # Short where a test waits for the time to pass, long where a busy machine must not be mistaken for a fault.
 QUICK = KubeletTimings(
@@ -40,4 +42,15 @@ def kubelet(folder: Path) -> Iterator[Kubelet]:
 @pytest.fixture
 def servers() -> Iterator[Servers]:
     with Servers() as made:
+        yield made
+
+
+@pytest.fixture
+def world(folder: Path, servers: Servers) -> World:
+    return World(folder, servers)
+
+
+@pytest.fixture
+def api(world: World) -> Iterator[ApiServer]:
+    with world.server() as made:
         yield made
