@@ -11,9 +11,10 @@ T = TypeVar("T", bound=type)
 
 
 def only_own_methods(servicer: T) -> T:
-    """Let every method of the generated base class that a servicer does not define answer UNIMPLEMENTED."""
-    for name, method in vars(servicer.__base__).items():
-        if callable(method) and not name.startswith("_") and name not in vars(servicer):
+    """Let every method of the generated base class that a servicer neither defines nor inherits answer UNIMPLEMENTED."""
+    generated = next(cls for cls in servicer.__mro__ if cls.__name__.endswith("Servicer"))
+    for name, method in vars(generated).items():
+        if callable(method) and not name.startswith("_") and getattr(servicer, name) is method:
             setattr(servicer, name, _refusal(name))
     return servicer
 
