@@ -136,6 +136,8 @@ def _explain(world: World, failure: StepFailed) -> None:
     report.say("", f"failed: {failure.part}: {failure.step}: {failure.why}")
     for process in world.supervisor.processes:
         if process.name in _DAEMONS.get(failure.part, ()):
+            if (code := process.exit_code()) is not None:
+                report.say(f"the {process.name} daemon ended with exit code {code}")
             report.say(
                 f"the {process.name} daemon's log ends with:", *(f"  {brief(line)}" for line in process.errors())
             )

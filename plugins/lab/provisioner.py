@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import grpc
 
@@ -17,6 +18,8 @@ from plugins.lab.timings import KubeletTimings
 
 _SERVICE = pb.PluginCapability.Service
 _CONTROLLER = pb.ControllerServiceCapability.RPC
+_ACCESS = pb.VolumeCapability.AccessMode
+_Mode: TypeAlias = "pb.VolumeCapability.AccessMode.Mode.ValueType"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Provisioner:
         """
         name = name or f"pvc-{uuid.uuid4()}"
         with self._drivers.connect(claim.driver) as connection:
-            request = self._request(claim, name, self._topology(claim.driver, connection))
+            segments, mode = self._ask(claim.driver, connection)
+            request = _request(claim, name, segments, mode)
             try:
                 made = rpc.ControllerStub(connection).CreateVolume(request, timeout=self._timings.provision).volume
             except grpc.RpcError as error:
@@ -89,8 +93,12 @@ class Provisioner:
             except grpc.RpcError as error:
                 raise LabError(f"failed to delete volume: {reason(error)}") from error
 
-    def _topology(self, driver: str, connection: grpc.Channel) -> Mapping[str, str]:
-        """The node's segments where the driver cares; LabError where it does not provision at all."""
+    def _ask(self, driver: str, connection: grpc.Channel) -> tuple[Mapping[str, str], _Mode]:
+        """The node's segments where the driver cares, and its word for ReadWriteOnce.
+
+        Raises:
+            LabError: it does not provision at all.
+        """
         try:
             plugin = rpc.IdentityStub(connection).GetPluginCapabilities(
                 pb.GetPluginCapabilitiesRequest(), timeout=self._timings.provision
@@ -105,23 +113,23 @@ class Provisioner:
         if _SERVICE.CONTROLLER_SERVICE not in services or _CONTROLLER.CREATE_DELETE_VOLUME not in calls:
             raise LabError(f"CSI driver {driver} does not support dynamic provisioning")
         entry = self._drivers.node.drivers.get(driver)
-        return entry.topology if entry and _SERVICE.VOLUME_ACCESSIBILITY_CONSTRAINTS in services else {}
-
-    def _request(self, claim: Claim, name: str, segments: Mapping[str, str]) -> pb.CreateVolumeRequest:
-        here = [pb.Topology(segments=segments)] if segments else []
-        return pb.CreateVolumeRequest(
-            name=name,
-            capacity_range=pb.CapacityRange(required_bytes=claim.size),
-            volume_capabilities=[capability(claim, _WRITER)],
-            parameters=claim.parameters,
-            accessibility_requirements=pb.TopologyRequirement(requisite=here, preferred=here) if here else None,
-        )
+        many = _CONTROLLER.SINGLE_NODE_MULTI_WRITER in calls
+        mode = _ACCESS.SINGLE_NODE_MULTI_WRITER if many else _ACCESS.SINGLE_NODE_WRITER
+        return entry.topology if entry and _SERVICE.VOLUME_ACCESSIBILITY_CONSTRAINTS in services else {}, mode
 
 
-_WRITER = pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
+def _request(claim: Claim, name: str, segments: Mapping[str, str], mode: _Mode) -> pb.CreateVolumeRequest:
+    here = [pb.Topology(segments=segments)] if segments else []
+    return pb.CreateVolumeRequest(
+        name=name,
+        capacity_range=pb.CapacityRange(required_bytes=claim.size),
+        volume_capabilities=[capability(claim, mode)],
+        parameters=claim.parameters,
+        accessibility_requirements=pb.TopologyRequirement(requisite=here, preferred=here) if here else None,
+    )
 
 
-def capability(claim: Claim, mode: pb.VolumeCapability.AccessMode.Mode.ValueType) -> pb.VolumeCapability:
+def capability(claim: Claim, mode: _Mode) -> pb.VolumeCapability:
     """The VolumeCapability that goes with a claim."""
     access = pb.VolumeCapability.AccessMode(mode=mode)
     if claim.block:

@@ -17,11 +17,11 @@ from tests.contract.lab.kms_world import World
 QUICK = KubeletTimings(
     tick=0.05,
     dial=3.0,
-    get_info=0.5,
+    get_info=3.0,
     notify=2.0,
     backoff=0.05,
     backoff_limit=0.2,
-    stop_grace=0.3,
+    stop_grace=1.0,
     pre_start=2.0,
     csi=10.0,
     provision=10.0,

@@ -104,19 +104,21 @@ def test_the_same_socket_served_by_another_process_costs_nothing(
     assert first.asked == 1
 
 
-def test_a_hanging_get_info_is_given_up_and_tried_again_with_back_off(kubelet: Kubelet, servers: Servers) -> None:
-    endpoint = kubelet.root / "plugins" / NAME / "csi.sock"
+def test_a_hanging_get_info_is_given_up_and_tried_again_with_back_off(folder: Path, servers: Servers) -> None:
+    root = folder / "k"
+    endpoint = root / "plugins" / NAME / "csi.sock"
     servers.serve(endpoint, csi_driver().add)
     registration = FakeRegistration("CSIPlugin", NAME, endpoint)
     registration.hang.clear()
-    servers.serve(kubelet.root / "plugins_registry" / "slow.sock", registration.add)
-    first = kubelet.journal.wait("registration_failed", timeout=WAIT)
-    mark = kubelet.journal.mark()
-    second = kubelet.journal.wait("registration_failed", since=mark, timeout=WAIT)
-    assert "DeadlineExceeded" in first["error"]
-    assert second["retry_after"] == 2 * first["retry_after"]
-    registration.hang.set()
-    kubelet.wait_registered(NAME, timeout=WAIT)
+    servers.serve(root / "plugins_registry" / "slow.sock", registration.add)
+    with Kubelet(root, timings=dataclasses.replace(QUICK, get_info=0.2)) as kubelet:
+        first = kubelet.journal.wait("registration_failed", timeout=WAIT)
+        mark = kubelet.journal.mark()
+        second = kubelet.journal.wait("registration_failed", since=mark, timeout=WAIT)
+        assert "DeadlineExceeded" in first["error"]
+        assert second["retry_after"] == 2 * first["retry_after"]
+        registration.hang.set()
+        kubelet.wait_registered(NAME, timeout=WAIT)
 
 
 def test_a_file_with_nobody_behind_it_is_dialled_for_the_whole_time(folder: Path) -> None:
