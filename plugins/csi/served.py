@@ -11,7 +11,7 @@ T = TypeVar("T", bound=type)
 
 
 def only_own_methods(servicer: T) -> T:
-    """Let every method of the generated base class that a servicer neither defines nor inherits answer UNIMPLEMENTED."""
+    """Let every method of the generated class that a servicer neither has nor inherits answer UNIMPLEMENTED."""
     generated = next(cls for cls in servicer.__mro__ if cls.__name__.endswith("Servicer"))
     for name, method in vars(generated).items():
         if callable(method) and not name.startswith("_") and getattr(servicer, name) is method:
