@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from plugins.core import config, log
+from plugins.core import config, log, sockets
 from plugins.core.config import DaemonConfig
 from plugins.core.errors import ConfigError, NodeplugError
 from plugins.core.plugin import DaemonSpec, state_dir
@@ -73,18 +73,26 @@ def load_config(spec: DaemonSpec[C], args: argparse.Namespace) -> C:
 def _serve(spec: DaemonSpec[C], args: argparse.Namespace) -> int:
     from plugins.core.daemon import Daemon  # grpc and all: only for a command that serves
 
-    log.setup(load_config(spec, args).log_level)
+    loaded = load_config(spec, args)
+    _check_sockets(spec, loaded)
+    log.setup(loaded.log_level)
     daemon = Daemon(spec, lambda: load_config(spec, args), args.config)
     return daemon.run()
 
 
 def _check(spec: DaemonSpec[C], args: argparse.Namespace) -> int:
     loaded = load_config(spec, args)
+    _check_sockets(spec, loaded)
     facts = [f"state directory {state_dir(loaded, spec.name)}", *spec.describe(loaded)]
     print(f"nodeplug {spec.name}: the configuration is valid")
     for fact in facts:
         print(f"  {fact}")
     return 0
+
+
+def _check_sockets(spec: DaemonSpec[C], loaded: C) -> None:
+    for path in spec.sockets(loaded):
+        sockets.check_path(path)
 
 
 def _example(spec: DaemonSpec[C]) -> int:

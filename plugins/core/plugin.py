@@ -143,6 +143,7 @@ class DaemonSpec(Generic[C]):
     migrations: of its store.
     describe: what `check-config` prints, one fact a line; may raise ConfigError.
     tools: adds subcommands for people; each sets `run=function(args) -> exit code` as a default.
+    sockets: where public sockets will be, as far as the configuration tells: their length is checked before a start.
     quiet: RPC names (last part) whose success is logged at debug level only.
     """
 
@@ -153,6 +154,7 @@ class DaemonSpec(Generic[C]):
     migrations: Sequence[Migration] = ()
     describe: Callable[[C], Sequence[str]] = field(default=lambda config: ())
     tools: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None] | None = None
+    sockets: Callable[[C], Sequence[Path]] = field(default=lambda config: [config.socket] if config.socket else [])
     quiet: frozenset[str] = frozenset()
 
 

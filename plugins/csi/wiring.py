@@ -34,6 +34,7 @@ SPEC: DaemonSpec[CsiConfig] = DaemonSpec(
     build=_build,
     migrations=MIGRATIONS,
     describe=describe,
+    sockets=lambda config: (settings.socket_path(config), settings.registration_path(config)),
     tools=tools.add,
     quiet=frozenset({"Probe", "GetCapacity", "NodeGetVolumeStats", "NodeGetCapabilities", "ListVolumes"}),
 )

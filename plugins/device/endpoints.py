@@ -12,6 +12,7 @@ from pathlib import Path
 from plugins.device.resources import Rule
 
 _READABLE = 24  # characters of the resource name; with the usual kubelet_dir a path then has 80 of the 107 allowed
+_UNIQUE = 8  # hexadecimal digits that tell one daemon's sockets from another's
 
 
 def kubelet_socket(kubelet_dir: Path) -> Path:
@@ -29,8 +30,13 @@ def registry_socket(kubelet_dir: Path, state_dir: Path, rule: Rule) -> Path:
     return kubelet_dir / "plugins_registry" / f"{_stem(state_dir, rule)}-reg.sock"
 
 
+def longest(kubelet_dir: Path) -> Path:
+    """A path as long as any socket's below this directory: what fits here fits for every resource."""
+    return kubelet_dir / "plugins_registry" / f"nodeplug-{'x' * _READABLE}-{'x' * _UNIQUE}-reg.sock"
+
+
 def _stem(state_dir: Path, rule: Rule) -> str:
     # Device and inode: two containers may give different folders the same name.
     place = state_dir.stat()
-    unique = hashlib.sha256(f"{place.st_dev}:{place.st_ino}:{rule.full_name}".encode()).hexdigest()[:8]
+    unique = hashlib.sha256(f"{place.st_dev}:{place.st_ino}:{rule.full_name}".encode()).hexdigest()[:_UNIQUE]
     return f"nodeplug-{rule.name[:_READABLE]}-{unique}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plugins.core import log
 from plugins.core.plugin import DaemonSpec, Plugin, Runtime
-from plugins.device import resources, tools
+from plugins.device import endpoints, resources, tools
 from plugins.device.config import DeviceConfig
 
 
@@ -33,6 +33,7 @@ SPEC: DaemonSpec[DeviceConfig] = DaemonSpec(
     config=DeviceConfig,
     build=_build,
     describe=describe,
+    sockets=lambda config: (endpoints.longest(config.kubelet_dir),),
     tools=tools.add,
     quiet=frozenset({"GetDevicePluginOptions", "GetPreferredAllocation"}),
 )

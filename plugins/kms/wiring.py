@@ -78,6 +78,7 @@ SPEC: DaemonSpec[KmsConfig] = DaemonSpec(
     config=KmsConfig,
     build=KmsPlugin,
     describe=describe,
+    sockets=lambda config: (config.socket or DEFAULT_SOCKET,),
     tools=tools.add,
     quiet=frozenset({"Status", "Encrypt", "Decrypt"}),  # what matters of them is logged by service and keyring
 )
