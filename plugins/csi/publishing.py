@@ -114,10 +114,8 @@ class Publications:
         return False
 
     def _is_mount(self, target: str) -> bool:
-        place = self._roots.place(target, "target_path")
-        with place.directory() as directory:
-            status = place.status(directory) if directory is not None else None
-            return bool(status and status.mount_root)
+        status = self._roots.place(target, "target_path").look()
+        return bool(status and status.mount_root)
 
     def _show_directory(
         self, device: Device, staging: Staging, place: Place, wanted: Publication, attributes: int

@@ -70,12 +70,13 @@ class Stagings:
             FailedPrecondition: something else is mounted at the path, or it is gone.
             DataLoss: the image does not hold what was recorded.
         """
+        place = self._roots.place(staging.path, "staging_target_path")
         if staging.block:
+            place.look()
             with self._pool.opened(volume.token) as image:
                 device = self._pool.devices.attach(image, IMAGE + volume.token)
                 faults.point("csi.stage.attached")
                 return device
-        place = self._roots.place(staging.path, "staging_target_path")
         with place.directory() as directory:
             status = place.status(directory) if directory is not None else None
             if directory is None or status is None:
@@ -94,6 +95,7 @@ class Stagings:
             FailedPrecondition: it is published still, or something holds it open.
         """
         place = self._roots.place(path, "staging_target_path")
+        place.look()  # a path that leads elsewhere is refused even where nothing is staged
         recorded = self._records.staging(volume.id)
         if recorded and recorded.path != place.path:
             return
@@ -181,11 +183,9 @@ class Stagings:
 
     def _check_unpublished(self, volume: Volume) -> None:
         for publication in self._records.publications(volume.id):
-            place = self._roots.place(publication.target, "target_path")
-            with place.directory() as directory:
-                status = place.status(directory) if directory is not None else None
-                if status and status.mount_root:
-                    raise FailedPrecondition(f"volume {volume.id!r} is published at {publication.target!r}")
+            status = self._roots.place(publication.target, "target_path").look()
+            if status and status.mount_root:
+                raise FailedPrecondition(f"volume {volume.id!r} is published at {publication.target!r}")
 
     def _unmount(self, place: Place, device: Device) -> None:
         with place.directory() as directory:

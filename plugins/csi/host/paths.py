@@ -64,6 +64,11 @@ class Place:
             raise InvalidArgument(f"{self.what} {self.text!r} is a symbolic link")
         return status
 
+    def look(self) -> Status | None:
+        """Directory and status in one, for a look only."""
+        with self.directory() as directory:
+            return self.status(directory) if directory is not None else None
+
     @contextlib.contextmanager
     def opened(self, directory: int) -> Iterator[int]:
         """An O_PATH descriptor of what is at the place now: the topmost mount's root if it is a mount point."""

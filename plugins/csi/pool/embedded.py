@@ -40,8 +40,15 @@ def ensure(image: Path, size: int, path: Path) -> None:
         _make(image, size)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    devices = LoopDevices(direct_io=True)
     try:
-        _mount(LoopDevices(direct_io=True).attach(fd, "nodeplug-pool"), image, path)
+        device = devices.attach(fd, "nodeplug-pool")
+        try:
+            _mount(device, image, path)
+        except BaseException:
+            with contextlib.suppress(FailedPrecondition):  # volumes of a dead namespace may hold it
+                devices.detach(device, key_of(fd), wait=False)
+            raise
     finally:
         os.close(fd)
     _warn_if_private(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 from plugins.core import faults
 from plugins.csi.pool import reflink
@@ -18,10 +19,6 @@ class Images:
 
     def __init__(self, directory_fd: int) -> None:
         self._directory = directory_fd
-
-    def close(self) -> None:
-        """Let go of the directory."""
-        os.close(self._directory)
 
     def create(self, token: str, size: int, template_fd: int | None, step: str) -> None:
         """Make an image of `size` bytes durably: a clone of a template of that size, or empty.
@@ -51,6 +48,36 @@ class Images:
         os.fsync(self._directory)
         faults.point(f"{step}.durable")
 
+    @contextlib.contextmanager
+    def remade(self, token: str, step: str) -> Iterator[str]:
+        """A copy of an image for the block to change, by its path; at the end of the block it takes the image's place.
+
+        The image is whole at every instant, the old one or the new one. It must not be attached.
+        """
+        hidden = _hidden(token)
+        self.remove_hidden(token)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(hidden, flags, 0o600, dir_fd=self._directory)
+        try:
+            source = self.open(token)
+            try:
+                reflink.clone(fd, source)
+            finally:
+                os.close(source)
+            faults.point(f"{step}.copied")
+            # A child reaches the file through our descriptor: a path could mean another directory by now.
+            yield f"/proc/{os.getpid()}/fd/{self._directory}/{hidden}"
+            os.fsync(fd)
+            faults.point(f"{step}.changed")
+            os.rename(hidden, _name(token), src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            faults.point(f"{step}.named")
+        except BaseException:
+            self.remove_hidden(token)
+            raise
+        finally:
+            os.close(fd)
+        os.fsync(self._directory)
+
     def open(self, token: str) -> int:
         """A descriptor of an image, for reading and writing; the caller closes it.
 
@@ -60,9 +87,14 @@ class Images:
         return os.open(_name(token), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
 
     def remove(self, token: str) -> None:
-        """Remove an image, finished or not, durably; nothing happens where there is none."""
+        """Remove an image, finished or not, durably; nothing happens where there is none.
+
+        It is emptied first: XFS frees the blocks of an unlinked file some time later, those of an emptied one now.
+        """
         for name in (_hidden(token), _name(token)):
             with contextlib.suppress(FileNotFoundError):
+                fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+                os.close(fd)
                 os.unlink(name, dir_fd=self._directory)
         os.fsync(self._directory)
 

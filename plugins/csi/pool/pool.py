@@ -58,7 +58,8 @@ class Pool:
         """
         self._settings = settings
         self.embedded = _prepare(settings)
-        self._root = os.open(settings.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._descriptors = [os.open(settings.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+        self._root = self._descriptors[0]
         try:
             self._lock()
             self._volumes = self._folder("volumes")
@@ -66,8 +67,7 @@ class Pool:
             self.id = self._identify(node, known_id)
             self.templates = Templates(self._folder("templates"), settings.templates)
         except BaseException:
-            os.close(self._root)
-            self._release()
+            self.close()
             raise
         self.dev = os.fstat(self._volumes).st_dev
         self.dedicated = self.embedded or syscalls.statx(self._root).mount_root  # the whole filesystem is ours
@@ -121,12 +121,8 @@ class Pool:
 
     def close(self) -> None:
         """Let go of the pool; an embedded one that nothing uses is unmounted."""
-        self.images.close()
-        self.templates.close()
-        os.close(self._root)
-        self._release()
-
-    def _release(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         if self.embedded and not embedded.release(self._settings.image, self._settings.path):
             logger.info("the embedded pool stays mounted: volumes are in use", path=str(self.path))
 
@@ -143,7 +139,9 @@ class Pool:
             os.fsync(self._root)
         except FileExistsError:
             pass
-        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        self._descriptors.append(fd)
+        return fd
 
     def _identify(self, node: str, known_id: str | None) -> str:
         marker = self._read_marker()

@@ -38,10 +38,6 @@ class Templates:
         for name in sorted(finished, key=lambda n: os.stat(n, dir_fd=directory_fd).st_mtime):
             self._recent[name] = None
 
-    def close(self) -> None:
-        """Let go of the directory."""
-        os.close(self._directory)
-
     def open(self, kind: Filesystem, size: int) -> int:
         """A descriptor of the template for this kind and size in bytes, made now if need be. The caller closes it.
 

@@ -100,13 +100,13 @@ class Driver:
         """DeleteVolume."""
         self.controller.DeleteVolume(pb.DeleteVolumeRequest(volume_id=volume), timeout=30)
 
-    def stage(self, volume: str, kind: str, path: Path | None = None, flags: Sequence[str] = ()) -> None:
+    def stage(self, volume: str, kind: str, path: Path | str | None = None, flags: Sequence[str] = ()) -> None:
         """NodeStageVolume."""
         request = pb.NodeStageVolumeRequest(volume_id=volume, staging_target_path=str(path or self.staging))
         request.volume_capability.CopyFrom(capability(kind, flags=flags))
         self.node.NodeStageVolume(request, timeout=30)
 
-    def unstage(self, volume: str, path: Path | None = None) -> None:
+    def unstage(self, volume: str, path: Path | str | None = None) -> None:
         """NodeUnstageVolume."""
         request = pb.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=str(path or self.staging))
         self.node.NodeUnstageVolume(request, timeout=30)
@@ -115,7 +115,7 @@ class Driver:
         self,
         volume: str,
         kind: str,
-        target: Path | None = None,
+        target: Path | str | None = None,
         *,
         read_only: bool = False,
         mode: pb.VolumeCapability.AccessMode.Mode.ValueType = MULTI_WRITER,
@@ -132,7 +132,7 @@ class Driver:
         request.volume_capability.CopyFrom(capability(kind, mode, flags))
         self.node.NodePublishVolume(request, timeout=30)
 
-    def unpublish(self, volume: str, target: Path | None = None) -> None:
+    def unpublish(self, volume: str, target: Path | str | None = None) -> None:
         """NodeUnpublishVolume."""
         request = pb.NodeUnpublishVolumeRequest(volume_id=volume, target_path=str(target or self.target))
         self.node.NodeUnpublishVolume(request, timeout=30)
@@ -213,7 +213,7 @@ def refused(code: grpc.StatusCode, text: str = "") -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        assert (error.code(), text in error.details()) == (code, True), (error.code(), error.details())
+        assert (error.code(), text in (error.details() or "")) == (code, True), (error.code(), error.details())
     else:
         raise AssertionError(f"not refused with {code}")
 
