@@ -6,8 +6,11 @@ survive a plain fork. Facts: grpc "fork_support", and a child that sat between f
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +87,68 @@ def run(
     if check and done.returncode != 0:
         raise CommandFailed(result)
     return result
+
+
+class Child:
+    """A program that stays for the length of a block and is spoken to in short lines.
+
+    At the end of the block its input is closed, which it must take as the order to end.
+    """
+
+    def __init__(self, argv: Sequence[str], *, fds: Sequence[int] = (), grace: float = 5.0) -> None:
+        """
+        Args:
+            fds: descriptors that it gets under the same numbers.
+            grace: seconds that it may take to end; then it is killed.
+
+        Raises:
+            CommandMissing: there is no such program.
+        """
+        self._grace = grace
+        self._heard = b""
+        try:
+            self._process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=tuple(fds),
+                env=_environment(None),
+                bufsize=0,
+            )
+        except FileNotFoundError as error:
+            raise CommandMissing(f"the program {argv[0]!r} is not installed on this node") from error
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        try:
+            self._process.wait(self._grace)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def say(self, line: str) -> None:
+        """Write a line; a program that has ended already hears nothing, and `hear` will tell."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode() + b"\n")
+
+    def hear(self, timeout: float) -> str:
+        """The next line, without its end; "" where it has ended or said nothing for `timeout` seconds."""
+        assert self._process.stdout
+        until = time.monotonic() + timeout
+        while b"\n" not in self._heard:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))
+            more = os.read(self._process.stdout.fileno(), 4096) if ready else b""
+            if not more:
+                return ""
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode("utf-8", "replace")
 
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:

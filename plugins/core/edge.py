@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import grpc
 
 from plugins.core import log, metrics, redact
+from plugins.core.acceptor import uid_of
 from plugins.core.errors import Code, NodeplugError
 
 logger = log.get("rpc")
@@ -90,7 +91,7 @@ class _Call:
                 response = inner(request, context)
             except Exception as error:  # noqa: BLE001 - the one place where every error becomes a status
                 self._failed(error, request, context, started)
-            self._done(request, started)
+            self._done(request, context, started)
             return response
 
         return behavior
@@ -105,22 +106,22 @@ class _Call:
                 yield from inner(request, context)
             except Exception as error:  # noqa: BLE001 - the one place where every error becomes a status
                 self._failed(error, request, context, started)
-            self._done(request, started)
+            self._done(request, context, started)
 
         return behavior
 
-    def _done(self, request: Any, started: float) -> None:
+    def _done(self, request: Any, context: grpc.ServicerContext, started: float) -> None:
         elapsed = time.perf_counter() - started
         _calls.inc(method=self._method, code="OK")
         _seconds.observe(elapsed, method=self._method)
         if logger.enabled(self._level):
-            self._write(self._level, request, "OK", elapsed)
+            self._write(self._level, request, context, "OK", elapsed)
 
     def _failed(self, error: Exception, request: Any, context: grpc.ServicerContext, started: float) -> NoReturn:
         elapsed = time.perf_counter() - started
         if isinstance(error, NodeplugError):
             code, message = error.code, error.message
-            self._write(logging.WARNING, request, code.name, elapsed, reason=message, **_detail(error))
+            self._write(logging.WARNING, request, context, code.name, elapsed, reason=message, **_detail(error))
         else:
             # What a bug says may hold anything, a secret too: the caller gets the id, the log has the rest.
             code = Code.INTERNAL
@@ -130,8 +131,16 @@ class _Call:
         _seconds.observe(elapsed, method=self._method)
         context.abort(_STATUS[int(code)], message)
 
-    def _write(self, level: int, request: Any, code: str, elapsed: float, **more: object) -> None:
-        facts = {"method": self._method, "code": code, "ms": round(elapsed * 1000, 3), "args": redact.fields(request)}
+    def _write(
+        self, level: int, request: Any, context: grpc.ServicerContext, code: str, elapsed: float, **more: object
+    ) -> None:
+        facts = {
+            "method": self._method,
+            "code": code,
+            "ms": round(elapsed * 1000, 3),
+            "uid": uid_of(context.peer()),
+            "args": redact.fields(request),
+        }
         logger.write(level, "call", facts | more)
 
 

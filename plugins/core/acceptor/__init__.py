@@ -7,7 +7,7 @@ sockets, and bytes are relayed to gRPC on a private one (docs/decisions/0002-acc
 
 from plugins.core.acceptor.acceptor import Acceptor
 from plugins.core.acceptor.limits import Limits
-from plugins.core.acceptor.peers import PeerPolicy
+from plugins.core.acceptor.peers import PeerPolicy, uid_of
 from plugins.core.acceptor.stats import Stats
 
-__all__ = ["Acceptor", "Limits", "PeerPolicy", "Stats"]
+__all__ = ["Acceptor", "Limits", "PeerPolicy", "Stats", "uid_of"]

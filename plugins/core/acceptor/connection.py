@@ -10,7 +10,7 @@ from plugins.core.acceptor.farewell import Farewell
 from plugins.core.acceptor.frames import Buffer, PingFilter
 from plugins.core.acceptor.limits import Abuse, Bucket, Limits
 from plugins.core.acceptor.loop import Loop
-from plugins.core.acceptor.peers import Peer
+from plugins.core.acceptor.peers import Peer, backend_name
 from plugins.core.acceptor.pipe import Pipe
 from plugins.core.acceptor.relay import Relay
 from plugins.core.acceptor.streams import Streams
@@ -114,7 +114,7 @@ class Connection(Relay):
             data, self._greeting = self._greeting, b""
             self._host.greeted(self)
             try:
-                up = self.connect(self._path)
+                up = self.connect(self._path, backend_name(self.peer))
             except OSError as error:
                 self._host.note("refused_backend", "server unreachable", error=str(error))
                 self.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import socket
 import struct
 from dataclasses import dataclass
@@ -55,6 +57,25 @@ def peer_of(sock: socket.socket) -> Peer:
     """
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return Peer(*_UCRED.unpack(raw))
+
+
+_TAG: Final = secrets.token_hex(6)  # of this process: abstract names are shared by the whole network namespace
+_numbers: Final = itertools.count(1)
+
+
+def backend_name(peer: Peer) -> bytes:
+    """An abstract socket name that tells the server who is behind a relayed connection, unlike any other.
+
+    The server's grpc.ServicerContext.peer() shows it; `uid_of` reads it. It is a label, no proof: the policy was
+    applied before, on the kernel's word.
+    """
+    return f"\0nodeplug-{_TAG}-{next(_numbers)}-uid-{peer.uid}".encode()
+
+
+def uid_of(peer_text: str) -> int | None:
+    """The uid in a text of grpc.ServicerContext.peer(); None where the connection was not relayed by us."""
+    head, mark, uid = peer_text.rpartition("-uid-")
+    return int(uid) if mark and _TAG in head and uid.isdigit() else None
 
 
 def supplementary_groups(sock: socket.socket) -> tuple[int, ...]:

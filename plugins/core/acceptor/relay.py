@@ -69,14 +69,17 @@ class Relay(ABC):
     def _ended(self) -> None:
         """Both sockets are closed."""
 
-    def connect(self, path: str) -> Pipe:
+    def connect(self, path: str, name: bytes) -> Pipe:
         """Connect to the server's Unix socket; `up` leads there from now on.
+
+        name: abstract name for our end; the server sees it as its peer.
 
         Raises:
             OSError: it is not there or takes no more connections.
         """
         backend = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            backend.bind(name)
             backend.connect(path)
         except OSError:
             backend.close()

@@ -44,7 +44,9 @@ class Kms(kms_rpc.KeyManagementServiceServicer):
         row = self.plugin.runtime.store.one("SELECT count(*) FROM calls")
         self.plugin.runtime.store.execute("INSERT INTO calls VALUES (?)", (request.uid,))
         assert row is not None
-        return kms.EncryptResponse(key_id=str(os.getpid()), ciphertext=str(row[0]).encode())
+        return kms.EncryptResponse(
+            key_id=str(os.getpid()), ciphertext=str(row[0]).encode(), annotations={"peer.test": context.peer().encode()}
+        )
 
     def Decrypt(self, request: kms.DecryptRequest, context: grpc.ServicerContext) -> kms.DecryptResponse:
         kind = getattr(errors, request.key_id, None)

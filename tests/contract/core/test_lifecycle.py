@@ -219,6 +219,17 @@ def test_a_caller_that_is_not_allowed_gets_no_answer(start: Start) -> None:
     assert process.who() == process.pid
 
 
+def test_the_log_says_which_user_called_and_connections_are_told_apart(start: Start) -> None:
+    process = start().serving()
+    with process.kms() as one, process.kms() as other:
+        peers = {
+            stub.Encrypt(kms_pb2.EncryptRequest(uid="0"), timeout=5).annotations["peer.test"] for stub in (one, other)
+        }
+    assert len(peers) == 2
+    calls = [line for line in process.lines() if line["message"] == "call"]
+    assert {line["uid"] for line in calls} == {os.geteuid()}
+
+
 def test_many_callers_at_once(start: Start) -> None:
     process = start().serving()
     with process.kms() as stub, ThreadPoolExecutor(16) as pool:
