@@ -6,6 +6,8 @@ import logging
 import os
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -86,14 +88,15 @@ def test_connections_over_the_limit_are_closed_at_once(short_tmp: Path, limits: 
             assert caller.echo(b"there is room again") == b"there is room again"
 
 
-def test_no_descriptors_left_is_survived_without_spinning(short_tmp: Path) -> None:
+def starve(folder: Path) -> None:
+    """In a process of its own: take all descriptors, let the acceptor notice, give them back."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with listen(short_tmp / "public") as listener, acceptor(listener, short_tmp / "backend") as made:
+    with listen(folder / "public") as listener, acceptor(listener, folder / "backend") as made:
         assert made.drain(1)
-        with RawClient(short_tmp / "public"):
+        with RawClient(folder / "public"):
             held = [os.open("/dev/null", os.O_RDONLY)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 64, before[1]))
             try:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 64, before[1]))
                 while True:
                     held.append(os.dup(held[0]))
             except OSError:
@@ -101,8 +104,14 @@ def test_no_descriptors_left_is_survived_without_spinning(short_tmp: Path) -> No
                 until(lambda: made.stats().failures)
                 assert made.stats().failures == 1  # one attempt, then a rest; the client waits in the backlog
                 assert made.stats().accepted == 0
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, before)
-                for descriptor in held:
-                    os.close(descriptor)
+            for descriptor in held:
+                os.close(descriptor)
             until(lambda: made.stats().accepted == 1)
+            assert made.stats().failures == 1
+
+
+def test_no_descriptors_left_is_survived_without_spinning(short_tmp: Path) -> None:
+    code = f"import pathlib, sys; from {__name__} import starve; starve(pathlib.Path(sys.argv[1]))"
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", code, short_tmp], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
