@@ -1,6 +1,7 @@
-"""Volume ids: `vol-<20 hexadecimal digits>.<node>`. The node is part of it, so that no node answers for another's.
+"""Ids of volumes, snapshots and groups: `vol-<20 hexadecimal digits>.<node>`, `snap-...`, `group-...`.
 
-CSI allows 128 bytes. The token is random: a volume that is made again under an old name is another volume.
+The node is part of an id, so that no node answers for another's. CSI allows 128 bytes. The token is random: a volume
+that is made again under an old name is another volume.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import re
 import secrets
 from dataclasses import dataclass
 
+VOLUME, SNAPSHOT, GROUP = "vol", "snap", "group"
+
 _TOKEN_BYTES = 10
-_ID = re.compile(r"(vol-[0-9a-f]{20})\.([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)")
-MAX_NODE = 128 - len("vol-.") - 2 * _TOKEN_BYTES
+_ID = re.compile(rf"(({VOLUME}|{SNAPSHOT}|{GROUP})-[0-9a-f]{{20}})\.([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)")
+MAX_NODE = 128 - len("group-.") - 2 * _TOKEN_BYTES
 
 
 @dataclass(frozen=True)
 class VolumeId:
-    """token: unique; names the image in the pool. node: where the volume lies."""
+    """token: unique; names the image in the pool. node: where the volume, snapshot or group lies."""
 
     token: str
     node: str
@@ -25,12 +28,12 @@ class VolumeId:
         return f"{self.token}.{self.node}"
 
 
-def new(node: str) -> VolumeId:
-    """An id that no volume has had."""
-    return VolumeId(f"vol-{secrets.token_hex(_TOKEN_BYTES)}", node)
+def new(node: str, kind: str = VOLUME) -> VolumeId:
+    """An id that nothing has had."""
+    return VolumeId(f"{kind}-{secrets.token_hex(_TOKEN_BYTES)}", node)
 
 
-def parse(text: str) -> VolumeId | None:
-    """The parts of an id; None where no release of ours can have made it."""
+def parse(text: str, kind: str = VOLUME) -> VolumeId | None:
+    """The parts of an id; None where no release of ours can have made it for something of this kind."""
     match = _ID.fullmatch(text) if len(text) <= 128 else None
-    return VolumeId(match.group(1), match.group(2)) if match else None
+    return VolumeId(match.group(1), match.group(3)) if match and match.group(2) == kind else None

@@ -78,6 +78,7 @@ class Volume:
     block: whether it was made for use as a raw device (too).
     used: whether it was ever staged, so that somebody may have written to it.
     created: seconds since the epoch.
+    source: id of the snapshot or volume that it began as a copy of; "" if it began empty.
     """
 
     seq: int
@@ -91,6 +92,7 @@ class Volume:
     used: bool
     parameters: Mapping[str, str]
     created: float
+    source: str = ""
 
     def objection(self, capability: Capability) -> str:
         """Why this volume cannot be used like this; "" if it can."""
@@ -130,7 +132,13 @@ class Publication:
 
 @dataclass(frozen=True)
 class NewVolume:
-    """What CreateVolume asks for. required, limit: bytes, 0 for none; requisite: topologies of which one must do."""
+    """What CreateVolume asks for.
+
+    required, limit: bytes, 0 for none.
+    requisite: topologies of which one must do.
+    source: id of the snapshot or volume whose content it begins with; "" for none.
+    source_is_snapshot: which of the two.
+    """
 
     name: str
     required: int
@@ -138,3 +146,5 @@ class NewVolume:
     capabilities: tuple[Capability, ...]
     parameters: Mapping[str, str] = field(default_factory=dict)
     requisite: Sequence[Mapping[str, str]] = ()
+    source: str = ""
+    source_is_snapshot: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from plugins.core.store import Intent, Migration, Row, Store
+from plugins.csi import snapshot_records
 from plugins.csi.model import AccessMode, Publication, Staging, Volume
 
 MIGRATIONS = (
@@ -25,6 +26,7 @@ CREATE TABLE publications (
 CREATE TABLE pool (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """,
     ),
+    snapshot_records.MIGRATION,
 )
 
 
@@ -62,11 +64,11 @@ class Records:
         """Record a volume that exists now; settles its intent in the same commit. `volume.seq` is not used."""
         with self._store.transaction() as db:
             db.execute(
-                "INSERT INTO volumes (id, token, name, size, fs, fs_given, block, used, parameters, created) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO volumes (id, token, name, size, fs, fs_given, block, used, parameters, created, source) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(volume.id, volume.token, volume.name, volume.size, volume.fs, volume.fs_given, volume.block),
-                    *(volume.used, json.dumps(dict(volume.parameters), sort_keys=True), volume.created),
+                    *(volume.used, json.dumps(dict(volume.parameters), sort_keys=True), volume.created, volume.source),
                 ),
             )
             self._store.settle(intent)
@@ -82,6 +84,12 @@ class Records:
         """Record the filesystem that an unused volume has now."""
         with self._store.transaction() as db:
             db.execute("UPDATE volumes SET fs = ?, fs_given = 1 WHERE id = ?", (fs, volume_id))
+            self._store.settle(intent)
+
+    def resize(self, volume_id: str, size: int, intent: Intent) -> None:
+        """Record the size in bytes that a volume's image has now; settles the intent."""
+        with self._store.transaction() as db:
+            db.execute("UPDATE volumes SET size = ? WHERE id = ?", (size, volume_id))
             self._store.settle(intent)
 
     def announce(self, kind: str, volume_id: str, **data: str) -> Intent:
@@ -167,6 +175,7 @@ def _volume(row: Row) -> Volume:
         used=bool(row["used"]),
         parameters=json.loads(row["parameters"]),
         created=row["created"],
+        source=row["source"],
     )
 
 

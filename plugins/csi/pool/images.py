@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from plugins.core import faults
 from plugins.csi.pool import reflink
@@ -23,28 +23,41 @@ class Images:
     def create(self, token: str, size: int, template_fd: int | None, step: str) -> None:
         """Make an image of `size` bytes durably: a clone of a template of that size, or empty.
 
-        The name is given before the one flush that makes image and name durable. XFS and btrfs keep the order of
-        the two in their log, and until the caller's record is written an image of any kind is undone at start-up.
-
         Args:
             step: prefix of the fault points.
         """
-        hidden = _hidden(token)
-        fd = os.open(
-            hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._directory
-        )
-        try:
+        if template_fd is None:
+            self.make(token, lambda fd: os.ftruncate(fd, size), step)
+        else:
+            self.make(token, lambda fd: reflink.clone(fd, template_fd), step)
+
+    def make(self, token: str, fill: Callable[[int], None], step: str) -> None:
+        """Make an image durably; `fill` gives its descriptor the content."""
+        with self.hidden(token) as fd:
             faults.point(f"{step}.hidden")
-            if template_fd is None:
-                os.ftruncate(fd, size)
-            else:
-                reflink.clone(fd, template_fd)
+            fill(fd)
             faults.point(f"{step}.filled")
-            os.rename(hidden, _name(token), src_dir_fd=self._directory, dst_dir_fd=self._directory)
-            faults.point(f"{step}.named")
-            os.fsync(fd)
+            self.keep(token, fd, step)
+
+    @contextlib.contextmanager
+    def hidden(self, token: str) -> Iterator[int]:
+        """A descriptor of a new, empty image that has no name yet; see `keep`."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(_hidden(token), flags, 0o600, dir_fd=self._directory)
+        try:
+            yield fd
         finally:
             os.close(fd)
+
+    def keep(self, token: str, fd: int, step: str) -> None:
+        """Give a hidden image its name, durably.
+
+        The name is given before the one flush that makes image and name durable. XFS and btrfs keep the order of
+        the two in their log, and until the caller's record is written an image of any kind is undone at start-up.
+        """
+        os.rename(_hidden(token), _name(token), src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        faults.point(f"{step}.named")
+        os.fsync(fd)
         os.fsync(self._directory)
         faults.point(f"{step}.durable")
 

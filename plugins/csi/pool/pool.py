@@ -2,6 +2,7 @@
 
     pool.json     which pool this is, and whose
     volumes/      one image per volume
+    snapshots/    one image per snapshot
     templates/    ready-made filesystems
 
 Everything below goes through descriptors taken once. If the pool's mount is lost or covered, they still mean the pool.
@@ -64,6 +65,7 @@ class Pool:
             self._lock()
             self._volumes = self._folder("volumes")
             self.images = Images(self._volumes)
+            self.snapshots = Images(self._folder("snapshots"))
             self.id = self._identify(node, known_id)
             self.templates = Templates(self._folder("templates"), settings.templates)
         except BaseException:
