@@ -79,6 +79,14 @@ class CsiConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
         int,
         Meta(ge=1, le=10000, description="Ready-made filesystems that are kept, one per filesystem and volume size."),
     ] = 32
+    expansion: Annotated[
+        str,
+        Meta(
+            pattern="^(node|controller)$",
+            description="Who grows volumes. node: the node service does all of it, so that one resizer of a cluster "
+            "serves every node. controller: the controller service grows the image; for clusters of one node.",
+        ),
+    ] = "node"
 
 
 def driver_name(config: CsiConfig) -> str:

@@ -11,6 +11,8 @@ from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core.errors import InvalidArgument
 from plugins.core.locks import KeyedLocks
 from plugins.csi import requests
+from plugins.csi.controller_expand import ControllerExpand
+from plugins.csi.expansion import Expansion
 from plugins.csi.model import Volume
 from plugins.csi.oserrors import translated
 from plugins.csi.served import only_own_methods
@@ -21,15 +23,23 @@ _CAPABILITIES = (_Rpc.CREATE_DELETE_VOLUME, _Rpc.LIST_VOLUMES, _Rpc.GET_CAPACITY
 
 
 @only_own_methods
-class Controller(rpc.ControllerServicer):
+class Controller(ControllerExpand, rpc.ControllerServicer):
     """Volumes of this node, made and listed."""
 
-    def __init__(self, volumes: Volumes, locks: KeyedLocks) -> None:
-        """locks: of volumes, by id and by name; shared with the node service."""
+    def __init__(self, volumes: Volumes, locks: KeyedLocks, *, expansion: Expansion | None = None) -> None:
+        """
+        Args:
+            locks: of volumes, by id and by name; shared with the node service.
+            expansion: None where the node service does it all.
+        """
         self._volumes = volumes
         self._locks = locks
+        self._expansion = expansion
+        kinds = [*_CAPABILITIES]
+        if expansion:
+            kinds.append(_Rpc.EXPAND_VOLUME)
         self._capabilities = pb.ControllerGetCapabilitiesResponse(
-            capabilities=[pb.ControllerServiceCapability(rpc=_Rpc(type=kind)) for kind in _CAPABILITIES]
+            capabilities=[pb.ControllerServiceCapability(rpc=_Rpc(type=kind)) for kind in kinds]
         )
 
     def ControllerGetCapabilities(

@@ -15,10 +15,17 @@ UNPUBLISH = ("csi.unpublish.unmounted", "csi.unpublish.removed", "csi.unpublish.
 UNPUBLISH_VIEW = ("csi.unpublish.hidden", *UNPUBLISH)
 UNSTAGE_BLOCK = ("csi.unstage.unmounted", "csi.unstage.detached", "csi.unstage.recorded")
 UNSTAGE_MOUNT = UNSTAGE_BLOCK
+EXPAND = ("csi.expand.announced", "csi.expand.longer", "csi.expand.durable", "csi.expand.recorded")
+EXPAND_BLOCK = (*EXPAND, "csi.expand.device")
+EXPAND_MOUNT = (*EXPAND_BLOCK, "csi.expand.filesystem")
+GROW = ("csi.grow.copied", "csi.grow.changed", "csi.grow.named", "csi.grow.recorded")
 POOL = ("csi.pool.made", "csi.pool.attached")
 
 ALL = frozenset(
     point
-    for operation in (CREATE, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL)
+    for operation in (
+        *(CREATE, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL),
+        *(EXPAND_MOUNT, GROW),
+    )
     for point in operation
 )

@@ -20,9 +20,10 @@ class Identity(rpc.IdentityServicer):
         """check: raises OSError when volumes cannot be served (the pool's filesystem failed)."""
         self._info = pb.GetPluginInfoResponse(name=name, vendor_version=version)
         kinds = (_Service.CONTROLLER_SERVICE, _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS)
-        self._capabilities = pb.GetPluginCapabilitiesResponse(
-            capabilities=[pb.PluginCapability(service=_Service(type=kind)) for kind in kinds]
-        )
+        capabilities = [pb.PluginCapability(service=_Service(type=kind)) for kind in kinds]
+        online = pb.PluginCapability.VolumeExpansion(type=pb.PluginCapability.VolumeExpansion.ONLINE)
+        capabilities.append(pb.PluginCapability(volume_expansion=online))
+        self._capabilities = pb.GetPluginCapabilitiesResponse(capabilities=capabilities)
         self._check = check
 
     def GetPluginInfo(

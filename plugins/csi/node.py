@@ -10,6 +10,8 @@ from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core.locks import KeyedLocks
 from plugins.csi import requests
+from plugins.csi.expansion import Expansion
+from plugins.csi.node_expand import NodeExpand
 from plugins.csi.oserrors import translated
 from plugins.csi.publishing import Publications
 from plugins.csi.served import only_own_methods
@@ -18,12 +20,17 @@ from plugins.csi.stats import Stats
 from plugins.csi.volumes import Volumes
 
 _Rpc = pb.NodeServiceCapability.RPC
-_CAPABILITIES = (_Rpc.STAGE_UNSTAGE_VOLUME, _Rpc.GET_VOLUME_STATS, _Rpc.SINGLE_NODE_MULTI_WRITER)
+_CAPABILITIES = (
+    _Rpc.STAGE_UNSTAGE_VOLUME,
+    _Rpc.GET_VOLUME_STATS,
+    _Rpc.SINGLE_NODE_MULTI_WRITER,
+    _Rpc.EXPAND_VOLUME,
+)
 _BYTES, _INODES = pb.VolumeUsage.BYTES, pb.VolumeUsage.INODES
 
 
 @only_own_methods
-class Node(rpc.NodeServicer):
+class Node(NodeExpand, rpc.NodeServicer):
     """Volumes of this node, in use."""
 
     def __init__(
@@ -32,6 +39,7 @@ class Node(rpc.NodeServicer):
         stagings: Stagings,
         publications: Publications,
         stats: Stats,
+        expansion: Expansion,
         locks: KeyedLocks,
         *,
         node_id: str,
@@ -42,6 +50,7 @@ class Node(rpc.NodeServicer):
         self._stagings = stagings
         self._publications = publications
         self._stats = stats
+        self._expansion = expansion
         self._locks = locks
         topology = pb.Topology(segments=volumes.topology)
         self._info = pb.NodeGetInfoResponse(

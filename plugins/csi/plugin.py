@@ -15,6 +15,7 @@ from plugins.csi import reconcile
 from plugins.csi.capacity import Capacity
 from plugins.csi.config import CsiConfig
 from plugins.csi.controller import Controller
+from plugins.csi.expansion import Expansion
 from plugins.csi.host.paths import Roots
 from plugins.csi.identity import Identity
 from plugins.csi.node import Node
@@ -84,17 +85,21 @@ class CsiPlugin(Plugin[CsiConfig]):
             default_fs=config.default_fs,
             default_size=config.default_size,
         )
+        expansion = Expansion(records, pool, capacity, roots, self._node)
         locks = KeyedLocks("volume")
         node = Node(  # type: ignore[abstract]
             volumes,
             stagings,
             Publications(records, pool, roots, stagings),
             Stats(records),
+            expansion,
             locks,
             node_id=self._node,
             volume_limit=config.volume_limit,
         )
-        controller = Controller(volumes, locks)  # type: ignore[abstract]
+        controller = Controller(  # type: ignore[abstract]
+            volumes, locks, expansion=expansion if config.expansion == "controller" else None
+        )
         return (
             functools.partial(rpc.add_IdentityServicer_to_server, Identity(self._driver, _version(), pool.check)),
             functools.partial(rpc.add_ControllerServicer_to_server, controller),

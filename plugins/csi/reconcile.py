@@ -10,7 +10,7 @@ import os
 from plugins.core import log
 from plugins.core.errors import FailedPrecondition
 from plugins.core.store import Intent
-from plugins.csi import ids
+from plugins.csi import expansion, ids
 from plugins.csi.host import filesystems
 from plugins.csi.pool import devices
 from plugins.csi.pool.devices import Device
@@ -27,6 +27,7 @@ logger = log.get("csi.reconcile")
 def settle(records: Records, pool: Pool) -> None:
     """Finish or undo every open intent, oldest first."""
     actions = {CREATE: _undo_create, DELETE: _finish_delete, FORMAT: _settle_format}
+    actions |= {expansion.EXPAND: expansion.finish, expansion.GROW: expansion.clear}
     for intent in records.intents():
         logger.info("settling what a crash interrupted", kind=intent.kind, volume_id=intent.key)
         actions[intent.kind](records, pool, intent)

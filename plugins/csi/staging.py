@@ -16,11 +16,12 @@ from dataclasses import replace
 
 from plugins.core import faults, log
 from plugins.core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NodeplugError
+from plugins.csi import expansion
 from plugins.csi.host import ext4, filesystems, mountoptions, mounts
 from plugins.csi.host.paths import Place, Roots
 from plugins.csi.host.syscalls import Status
 from plugins.csi.model import Capability, Staging, Volume
-from plugins.csi.pool.devices import Device, key_of
+from plugins.csi.pool.devices import Device, key_of, opened
 from plugins.csi.pool.pool import Pool
 from plugins.csi.records import Records
 
@@ -83,6 +84,8 @@ class Stagings:
                 raise FailedPrecondition(f"staging_target_path {staging.path!r} does not exist")
             if not stat.S_ISDIR(status.mode):
                 raise InvalidArgument(f"staging_target_path {staging.path!r} is no directory")
+            if not status.mount_root:
+                expansion.at_stage(self._records, self._pool, volume)
             with self._pool.opened(volume.token) as image:
                 if status.mount_root:
                     return self._mounted(volume, status, image, staging)
@@ -148,7 +151,17 @@ class Stagings:
             self._let_go(device, image)
             raise
         faults.point("csi.stage.mounted")
+        if staging.fs == "xfs" and not options.read_only:
+            self._grow(volume, place, device)
         return device
+
+    def _grow(self, volume: Volume, place: Place, device: Device) -> None:
+        """After the mount of a filesystem that grows mounted only. It serves in its old size too: no error ends it."""
+        try:
+            with opened(device, os.O_RDONLY) as fd:
+                expansion.grow_mounted(place, "xfs", device, fd, volume.size)
+        except (OSError, NodeplugError) as error:
+            logger.warning("the filesystem does not fill its volume", volume_id=volume.id, reason=str(error))
 
     def _let_go(self, device: Device, image: int) -> None:
         """After a mount that failed: what stays attached is found again, so a failure here is only worth a line."""

@@ -29,6 +29,7 @@ from tools import leaks  # noqa: E402
 
 MODES = {"filesystem": "mount", "block": "block"}
 VOLUME_SIZE = 64 << 20  # bytes; csi-sanity would take 10 GiB
+EXPANDED_SIZE = 96 << 20
 _START_S = 20.0
 _RUN_S = 240
 
@@ -91,6 +92,7 @@ def daemon(folder: Path) -> Iterator[Path]:
     work, socket = folder / "work", folder / "csi.sock"
     work.mkdir()
     settings = ("embedded_size=4GiB", "node_id=sanity-node", "volume_limit=100", f"allowed_roots=['{work}']")
+    settings += ("expansion=controller",)
     argv = [sys.executable, "-m", "plugins", "csi", "serve", "--kubelet-dir", str(folder / "kubelet")]
     argv += ["--state-dir", str(folder / "state"), "--socket", str(socket)]
     argv += [part for setting in settings for part in ("--set", setting)]
@@ -130,6 +132,7 @@ def _sanity(program: Path, socket: Path, folder: Path, mode: str, *, verbose: bo
         f"--csi.stagingdir={work / 'staging'}",
         f"--csi.testvolumesize={VOLUME_SIZE}",
         f"--csi.testvolumeaccesstype={MODES[mode]}",
+        f"--csi.testvolumeexpandsize={EXPANDED_SIZE}",
         "--csi.testnodevolumeattachlimit",
         f"--ginkgo.json-report={report}",
         "--ginkgo.no-color",

@@ -13,6 +13,11 @@ OFFSET = 1024
 SIZE = 1024
 
 _MAGIC = (0x38, b"\x53\xef")
+_BLOCKS, _BLOCKS_HIGH = 0x04, 0x150
+_FIRST_BLOCK, _LOG_SIZE = 0x14, 0x18
+_PER_GROUP, _INODES, _INODE_SIZE = 0x20, 0x28, 0x58
+_64BIT = 0x80  # INCOMPAT_64BIT
+_LEAST_USE = 52  # bitmaps, and the 50 blocks below which mkfs and resize2fs leave a group out
 _INCOMPAT = 0x60
 _UUID = 0x68
 _HASH_SEED = 0xEC
@@ -30,6 +35,20 @@ def is_superblock(block: bytes) -> bool:
 def uuid(block: bytes) -> bytes:
     """The filesystem's UUID, 16 bytes."""
     return block[_UUID : _UUID + 16]
+
+
+def lacks(block: bytes, size: int) -> bool:
+    """Whether the filesystem could take more of a device of `size` bytes than it has.
+
+    A last block group that could hold nothing but its own tables is left out by mkfs and resize2fs; that is no lack.
+    """
+    block_size = 1024 << _number(block, _LOG_SIZE)
+    has = _number(block, _BLOCKS) | (_number(block, _BLOCKS_HIGH) << 32 if _number(block, _INCOMPAT) & _64BIT else 0)
+    more = size // block_size - has
+    if more <= 0 or (has - _number(block, _FIRST_BLOCK)) % _number(block, _PER_GROUP):
+        return more > 0
+    tables = _number(block, _INODES) * int.from_bytes(block[_INODE_SIZE : _INODE_SIZE + 2], "little") // block_size
+    return more > tables + _LEAST_USE
 
 
 def with_uuid(block: bytes, new: bytes) -> bytes:
@@ -54,6 +73,10 @@ def checksum(block: bytes | bytearray) -> int:
     for byte in block[:_CHECKSUM]:
         value = _TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
     return value
+
+
+def _number(block: bytes, at: int) -> int:
+    return int.from_bytes(block[at : at + 4], "little")
 
 
 def _stored(block: bytes) -> int:

@@ -87,6 +87,12 @@ class LoopDevices:
         with opened(device, os.O_RDONLY) as fd:
             return _attach(fd, loop.READ_ONLY, name)
 
+    def follow_size(self, device: Device) -> None:
+        """Let a device, and every read-only view of it, have the size that its image has now."""
+        for shown in (device, *(view for view, status in scan() if status.rdev == device.rdev)):
+            with opened(shown, os.O_RDWR if shown == device else os.O_RDONLY) as fd:
+                loop.follow_size(fd)
+
     def detach(self, device: Device, key: Key | None = None, *, wait: bool = True) -> None:
         """Let go of what the device shows, now, or not at all.
 

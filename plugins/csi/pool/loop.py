@@ -15,6 +15,7 @@ from dataclasses import dataclass
 _SET_STATUS64 = 0x4C04
 _GET_STATUS64 = 0x4C05
 _CLR_FD = 0x4C01
+_SET_CAPACITY = 0x4C07
 _CONFIGURE = 0x4C0A
 _CTL_GET_FREE = 0x4C82
 
@@ -75,6 +76,11 @@ def status(loop_fd: int) -> LoopStatus | None:
     device, inode, rdev, _, _, number, _, _, flags, name, *_ = _INFO.unpack(buffer)
     text = name.partition(b"\0")[0].decode("utf-8", "replace")
     return LoopStatus(number, _device(device), inode, _device(rdev), flags, text)
+
+
+def follow_size(loop_fd: int) -> None:
+    """Let a device have the size that its backing file has now."""
+    fcntl.ioctl(loop_fd, _SET_CAPACITY)
 
 
 def clear(loop_fd: int) -> bool:
