@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import secrets
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def peer_of(sock: socket.socket) -> Peer:
     return Peer(*_UCRED.unpack(raw))
 
 
-_TAG: Final = secrets.token_hex(6)  # of this process: abstract names are shared by the whole network namespace
+_TAG: Final = os.urandom(6).hex()  # of this process: abstract names are shared by the whole network namespace
 _numbers: Final = itertools.count(1)
 
 
