@@ -52,6 +52,7 @@ class Life(Generic[C]):
         Raises:
             NodeplugError: what stood in the way; everything done so far is undone, inherited sockets stay open.
         """
+        self._undo.callback(self._acceptor.close)  # also if it is never started; closing twice is no harm
         try:
             store = Store(self._state_dir / "state.db", self._spec.migrations)
             self._undo.callback(store.close)

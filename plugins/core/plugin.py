@@ -50,7 +50,10 @@ class Listener:
 
 @dataclass(frozen=True)
 class Server:
-    """One gRPC server: the services behind one or more public sockets. Health is always served beside them."""
+    """One gRPC server: the services behind one or more public sockets. Health is always served beside them.
+
+    workers: threads for unary calls, made on demand; more than the half-sent calls that the acceptor lets go on (4).
+    """
 
     name: str
     services: tuple[Service, ...]
