@@ -12,27 +12,40 @@ from plugins.core.errors import InvalidArgument
 from plugins.core.locks import KeyedLocks
 from plugins.csi import requests
 from plugins.csi.controller_expand import ControllerExpand
+from plugins.csi.controller_health import ControllerHealth
 from plugins.csi.expansion import Expansion
+from plugins.csi.health import Health
 from plugins.csi.model import Volume
 from plugins.csi.oserrors import translated
 from plugins.csi.served import only_own_methods
 from plugins.csi.volumes import Volumes
 
 _Rpc = pb.ControllerServiceCapability.RPC
-_CAPABILITIES = (_Rpc.CREATE_DELETE_VOLUME, _Rpc.LIST_VOLUMES, _Rpc.GET_CAPACITY, _Rpc.SINGLE_NODE_MULTI_WRITER)
+_CAPABILITIES = (
+    _Rpc.CREATE_DELETE_VOLUME,
+    _Rpc.LIST_VOLUMES,
+    _Rpc.GET_VOLUME,
+    _Rpc.GET_CAPACITY,
+    _Rpc.SINGLE_NODE_MULTI_WRITER,
+    _Rpc.GET_VOLUME_HEALTH,
+    _Rpc.LIST_VOLUME_HEALTH,
+)
 
 
 @only_own_methods
-class Controller(ControllerExpand, rpc.ControllerServicer):
+class Controller(ControllerExpand, ControllerHealth, rpc.ControllerServicer):
     """Volumes of this node, made and listed."""
 
-    def __init__(self, volumes: Volumes, locks: KeyedLocks, *, expansion: Expansion | None = None) -> None:
+    def __init__(
+        self, volumes: Volumes, health: Health, locks: KeyedLocks, *, expansion: Expansion | None = None
+    ) -> None:
         """
         Args:
             locks: of volumes, by id and by name; shared with the node service.
             expansion: None where the node service does it all.
         """
         self._volumes = volumes
+        self._health = health
         self._locks = locks
         self._expansion = expansion
         kinds = [*_CAPABILITIES]
@@ -89,6 +102,15 @@ class Controller(ControllerExpand, rpc.ControllerServicer):
         page, next_token = self._volumes.page(request.starting_token, request.max_entries)
         entries = [pb.ListVolumesResponse.Entry(volume=_message(v, self._volumes.topology)) for v in page]
         return pb.ListVolumesResponse(entries=entries, next_token=next_token)
+
+    def ControllerGetVolume(
+        self, request: pb.ControllerGetVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerGetVolumeResponse:
+        """One volume. No lock: one read."""
+        volume = self._volumes.get(requests.volume_id(request.volume_id))
+        response = pb.ControllerGetVolumeResponse(volume=_message(volume, self._volumes.topology))
+        response.status.SetInParent()
+        return response
 
     @translated
     def GetCapacity(self, request: pb.GetCapacityRequest, context: grpc.ServicerContext) -> pb.GetCapacityResponse:

@@ -11,7 +11,9 @@ from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core.locks import KeyedLocks
 from plugins.csi import requests
 from plugins.csi.expansion import Expansion
+from plugins.csi.health import Health
 from plugins.csi.node_expand import NodeExpand
+from plugins.csi.node_health import NodeHealth
 from plugins.csi.oserrors import translated
 from plugins.csi.publishing import Publications
 from plugins.csi.served import only_own_methods
@@ -25,12 +27,14 @@ _CAPABILITIES = (
     _Rpc.GET_VOLUME_STATS,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
     _Rpc.EXPAND_VOLUME,
+    _Rpc.GET_VOLUME_HEALTH,
+    _Rpc.GET_STORAGE_HEALTH,
 )
 _BYTES, _INODES = pb.VolumeUsage.BYTES, pb.VolumeUsage.INODES
 
 
 @only_own_methods
-class Node(NodeExpand, rpc.NodeServicer):
+class Node(NodeExpand, NodeHealth, rpc.NodeServicer):
     """Volumes of this node, in use."""
 
     def __init__(
@@ -40,6 +44,7 @@ class Node(NodeExpand, rpc.NodeServicer):
         publications: Publications,
         stats: Stats,
         expansion: Expansion,
+        health: Health,
         locks: KeyedLocks,
         *,
         node_id: str,
@@ -51,6 +56,7 @@ class Node(NodeExpand, rpc.NodeServicer):
         self._publications = publications
         self._stats = stats
         self._expansion = expansion
+        self._health = health
         self._locks = locks
         topology = pb.Topology(segments=volumes.topology)
         self._info = pb.NodeGetInfoResponse(

@@ -16,6 +16,7 @@ from plugins.csi.capacity import Capacity
 from plugins.csi.config import CsiConfig
 from plugins.csi.controller import Controller
 from plugins.csi.expansion import Expansion
+from plugins.csi.health import Health
 from plugins.csi.host.paths import Roots
 from plugins.csi.identity import Identity
 from plugins.csi.node import Node
@@ -86,19 +87,21 @@ class CsiPlugin(Plugin[CsiConfig]):
             default_size=config.default_size,
         )
         expansion = Expansion(records, pool, capacity, roots, self._node)
+        health = Health(records, pool, roots, config.reserve)
         locks = KeyedLocks("volume")
-        node = Node(  # type: ignore[abstract]
+        node = Node(
             volumes,
             stagings,
             Publications(records, pool, roots, stagings),
             Stats(records),
             expansion,
+            health,
             locks,
             node_id=self._node,
             volume_limit=config.volume_limit,
         )
         controller = Controller(  # type: ignore[abstract]
-            volumes, locks, expansion=expansion if config.expansion == "controller" else None
+            volumes, health, locks, expansion=expansion if config.expansion == "controller" else None
         )
         return (
             functools.partial(rpc.add_IdentityServicer_to_server, Identity(self._driver, _version(), pool.check)),

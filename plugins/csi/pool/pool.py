@@ -91,6 +91,11 @@ class Pool:
             total, free = min(total, total - free + spare), min(free, spare)
         return total, free
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the pool's filesystem takes no writes."""
+        return bool(os.fstatvfs(self._volumes).f_flag & os.ST_RDONLY)
+
     @contextlib.contextmanager
     def template(self, fs: str, size: int) -> Iterator[int | None]:
         """A descriptor of the ready-made filesystem for a volume; None for a raw one (fs "")."""
