@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plugins.core.errors import FailedPrecondition, InvalidArgument
-from plugins.csi.host import syscalls
+from plugins.csi.host import mountinfo, syscalls
 from plugins.csi.host.syscalls import Status
 
 _MAX_PATH = 4095  # PATH_MAX without its terminating zero byte
 _RESOLVE = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+_FAILED = frozenset({errno.EIO, errno.EUCLEAN})  # what a filesystem says of its own root after it has shut down
 _RACES = 16  # openat2 says EAGAIN when a rename elsewhere disturbed the walk
 
 
@@ -60,9 +61,19 @@ class Place:
             status = syscalls.statx(directory, self.name)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            failed = self._failed_mount() if error.errno in _FAILED else None
+            if failed is None:
+                raise
+            return failed
         if stat.S_ISLNK(status.mode):
             raise InvalidArgument(f"{self.what} {self.text!r} is a symbolic link")
         return status
+
+    def _failed_mount(self) -> Status | None:
+        """The topmost mount here by the kernel's list, for a filesystem that failed and tells nothing any more."""
+        there = [mount for mount in mountinfo.read() if mount.path == self.path]
+        return Status(stat.S_IFDIR, 0, 0, there[-1].dev, 0, mount_root=True) if there else None
 
     def look(self) -> Status | None:
         """Directory and status in one, for a look only."""

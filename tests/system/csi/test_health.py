@@ -121,7 +121,12 @@ def test_a_filesystem_that_was_shut_down(driver: Driver) -> None:
     volume = driver.ready("xfs")
     subprocess.run(["xfs_io", "-x", "-c", "shutdown", driver.staging], check=True)
     assert of_node(driver, volume) == [(pb.INACCESSIBLE, "FilesystemFailed")]
+    driver.unpublish(volume)
+    driver.unstage(volume)
+    driver.stage(volume, "xfs")
+    assert of_node(driver, volume) == []
     driver.remove(volume)
+    driver.assert_nothing_left()
 
 
 def test_a_pool_that_lost_its_mount(driver: Driver) -> None:
