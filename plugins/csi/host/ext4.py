@@ -7,7 +7,7 @@ superblock in later block groups keep the template's UUID, which e2fsck puts rig
 
 from __future__ import annotations
 
-import struct
+from plugins.csi.host import crc32c
 
 OFFSET = 1024
 SIZE = 1024
@@ -23,7 +23,6 @@ _UUID = 0x68
 _HASH_SEED = 0xEC
 _CHECKSUM = 0x3FC
 _CSUM_SEED = 0x2000  # INCOMPAT_CSUM_SEED
-_POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
 
 
 def is_superblock(block: bytes) -> bool:
@@ -52,44 +51,29 @@ def lacks(block: bytes, size: int) -> bool:
 
 
 def with_uuid(block: bytes, new: bytes) -> bytes:
-    """The superblock with another UUID and hash seed (both `new`, 16 bytes), and its checksum put right.
+    """The superblock with another UUID and hash seed (both `new`, 16 bytes), and its checksum changed with them.
+
+    A superblock whose checksum was wrong before has a wrong one afterwards.
 
     Raises:
-        ValueError: it is no superblock that survives this: wrong magic, bad checksum, no metadata_csum_seed.
+        ValueError: other checksums in this filesystem depend on its UUID, or it is no superblock.
     """
-    features = struct.unpack_from("<I", block, _INCOMPAT)[0]
-    if not is_superblock(block) or not features & _CSUM_SEED or checksum(block) != _stored(block):
+    if not is_superblock(block) or not _number(block, _INCOMPAT) & _CSUM_SEED:
         raise ValueError("not an ext4 superblock with metadata_csum_seed")
     changed = bytearray(block)
     changed[_UUID : _UUID + 16] = new
     changed[_HASH_SEED : _HASH_SEED + 16] = new
-    struct.pack_into("<I", changed, _CHECKSUM, checksum(changed))
+    begin, end = _UUID, _HASH_SEED + 16
+    difference = bytes(old ^ now for old, now in zip(block[begin:end], changed[begin:end], strict=True))
+    value = _number(block, _CHECKSUM) ^ crc32c.change(difference, _CHECKSUM - end)
+    changed[_CHECKSUM : _CHECKSUM + 4] = value.to_bytes(4, "little")
     return bytes(changed)
 
 
-def checksum(block: bytes | bytearray) -> int:
-    """CRC-32C over all of the superblock that lies before the checksum, as ext4 stores it (not inverted at the end)."""
-    value = 0xFFFFFFFF
-    for byte in block[:_CHECKSUM]:
-        value = _TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
-    return value
+def sound(block: bytes) -> bool:
+    """Whether the superblock's checksum fits."""
+    return crc32c.checksum(block[:_CHECKSUM]) == _number(block, _CHECKSUM)
 
 
 def _number(block: bytes, at: int) -> int:
     return int.from_bytes(block[at : at + 4], "little")
-
-
-def _stored(block: bytes) -> int:
-    return int.from_bytes(block[_CHECKSUM : _CHECKSUM + 4], "little")
-
-
-def _table() -> tuple[int, ...]:
-    entries = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (_POLYNOMIAL if value & 1 else 0)
-        entries.append(value)
-    return tuple(entries)
-
-
-_TABLE = _table()

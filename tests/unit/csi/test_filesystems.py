@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from plugins.csi.host import ext4, filesystems
+from plugins.csi.host import crc32c, ext4, filesystems
 from plugins.csi.host.filesystems import BLANK, EXT4, UNKNOWN, XFS, Filesystem
 
 SIZE = 300 << 20
@@ -73,12 +75,28 @@ def test_a_new_uuid_leaves_a_sound_filesystem(image: Callable[..., int], tmp_pat
 
 def test_a_damaged_superblock_is_not_made_to_look_sound(image: Callable[..., int]) -> None:
     fd = image(EXT4)
-    block = bytearray(os.pread(fd, ext4.SIZE, ext4.OFFSET))
+    block = os.pread(fd, ext4.SIZE, ext4.OFFSET)
     os.close(fd)
-    block[4] ^= 1
+    damaged = bytes((*block[:4], block[4] ^ 1, *block[5:]))
+    assert (ext4.sound(block), ext4.sound(damaged)) == (True, False)
+    assert ext4.sound(ext4.with_uuid(block, uuid.uuid4().bytes))
+    assert not ext4.sound(ext4.with_uuid(damaged, uuid.uuid4().bytes))
+
+
+def test_what_is_no_superblock_is_not_changed() -> None:
     with pytest.raises(ValueError, match="superblock"):
-        ext4.with_uuid(bytes(block), bytes(16))
+        ext4.with_uuid(bytes(ext4.SIZE), bytes(16))
 
 
 def test_the_checksum_is_crc32c() -> None:
-    assert ext4.checksum(b"123456789") ^ 0xFFFFFFFF == 0xE3069283  # the check value of CRC-32C
+    assert crc32c.checksum(b"123456789") ^ 0xFFFFFFFF == 0xE3069283  # the check value of CRC-32C
+
+
+@given(st.binary(max_size=40), st.data())
+def test_a_change_changes_the_checksum_by_as_much(data: bytes, draw: st.DataObject) -> None:
+    begin = draw.draw(st.integers(0, len(data)))
+    end = draw.draw(st.integers(begin, len(data)))
+    other = draw.draw(st.binary(min_size=end - begin, max_size=end - begin))
+    difference = bytes(a ^ b for a, b in zip(data[begin:end], other, strict=True))
+    changed = data[:begin] + other + data[end:]
+    assert crc32c.checksum(changed) == crc32c.checksum(data) ^ crc32c.change(difference, len(data) - end)
