@@ -17,7 +17,7 @@ GENERATED = ROOT / "plugins" / "api"
 LIMIT = 300  # lines of a file
 
 _TEXT = (".py", ".md", ".toml", ".txt", ".proto", ".yaml", ".yml", ".json", ".sh", ".svg", "")
-_PLACES = re.compile(r"/(?:root|home|Users)/[a-z]|/work/|/opt/wheels|\.pyenv")
+_PLACES = re.compile(r"(?<![\w})\]])/(?:(?:root|home|Users)/[a-z]|work/|opt/wheels)|\.pyenv")
 _INDEXES = re.compile("|".join(("--(?:extra-)?index-url", "find-links", r"pypi\.org/simple", "files\\.pythonhosted")))
 _UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK)\b")
 
