@@ -12,7 +12,7 @@ from msgspec import Meta
 from plugins.core.config import DaemonConfig
 from plugins.core.errors import ConfigError
 from plugins.core.plugin import state_dir
-from plugins.core.units import Bytes
+from plugins.core.units import Bytes, Seconds
 from plugins.csi.ids import MAX_NODE
 
 # CSI, GetPluginInfo: at most 63 characters, and a letter at both ends.
@@ -79,6 +79,13 @@ class CsiConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
         int,
         Meta(ge=1, le=10000, description="Ready-made filesystems that are kept, one per filesystem and volume size."),
     ] = 32
+    freeze_limit: Annotated[
+        Seconds,
+        Meta(
+            description="How long a snapshot may hold a filesystem frozen (consistency = filesystem, and groups). "
+            "Afterwards its writers go on and the snapshot fails."
+        ),
+    ] = Seconds(20)
     expansion: Annotated[
         str,
         Meta(

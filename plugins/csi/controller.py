@@ -10,14 +10,16 @@ from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core.errors import InvalidArgument
 from plugins.core.locks import KeyedLocks
-from plugins.csi import requests
+from plugins.csi import ids, requests
 from plugins.csi.controller_expand import ControllerExpand
 from plugins.csi.controller_health import ControllerHealth
+from plugins.csi.controller_snapshots import ControllerSnapshots
 from plugins.csi.expansion import Expansion
 from plugins.csi.health import Health
 from plugins.csi.model import Volume
 from plugins.csi.oserrors import translated
 from plugins.csi.served import only_own_methods
+from plugins.csi.snapshots import Snapshots
 from plugins.csi.volumes import Volumes
 
 _Rpc = pb.ControllerServiceCapability.RPC
@@ -26,6 +28,10 @@ _CAPABILITIES = (
     _Rpc.LIST_VOLUMES,
     _Rpc.GET_VOLUME,
     _Rpc.GET_CAPACITY,
+    _Rpc.CREATE_DELETE_SNAPSHOT,
+    _Rpc.LIST_SNAPSHOTS,
+    _Rpc.GET_SNAPSHOT,
+    _Rpc.CLONE_VOLUME,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
     _Rpc.GET_VOLUME_HEALTH,
     _Rpc.LIST_VOLUME_HEALTH,
@@ -33,11 +39,17 @@ _CAPABILITIES = (
 
 
 @only_own_methods
-class Controller(ControllerExpand, ControllerHealth, rpc.ControllerServicer):
+class Controller(ControllerExpand, ControllerHealth, ControllerSnapshots, rpc.ControllerServicer):
     """Volumes of this node, made and listed."""
 
     def __init__(
-        self, volumes: Volumes, health: Health, locks: KeyedLocks, *, expansion: Expansion | None = None
+        self,
+        volumes: Volumes,
+        health: Health,
+        snapshots: Snapshots,
+        locks: KeyedLocks,
+        *,
+        expansion: Expansion | None = None,
     ) -> None:
         """
         Args:
@@ -46,6 +58,7 @@ class Controller(ControllerExpand, ControllerHealth, rpc.ControllerServicer):
         """
         self._volumes = volumes
         self._health = health
+        self._snapshots = snapshots
         self._locks = locks
         self._expansion = expansion
         kinds = [*_CAPABILITIES]
@@ -130,6 +143,11 @@ def _name_key(name: str) -> str:
 
 
 def _message(volume: Volume, topology: Mapping[str, str]) -> pb.Volume:
-    return pb.Volume(
+    made = pb.Volume(
         volume_id=volume.id, capacity_bytes=volume.size, accessible_topology=[pb.Topology(segments=topology)]
     )
+    if volume.source and ids.parse(volume.source, ids.SNAPSHOT):
+        made.content_source.snapshot.snapshot_id = volume.source
+    elif volume.source:
+        made.content_source.volume.volume_id = volume.source
+    return made

@@ -19,13 +19,19 @@ EXPAND = ("csi.expand.announced", "csi.expand.longer", "csi.expand.durable", "cs
 EXPAND_BLOCK = (*EXPAND, "csi.expand.device")
 EXPAND_MOUNT = (*EXPAND_BLOCK, "csi.expand.filesystem")
 GROW = ("csi.grow.copied", "csi.grow.changed", "csi.grow.named", "csi.grow.recorded")
+_CUT = ("announced", "hidden", "frozen", "filled", "named", "durable", "recorded")
+_GONE = ("delete.announced", "delete.removed", "delete.recorded")
+SNAPSHOT = tuple(f"csi.snapshot.{step}" for step in _CUT)
+SNAPSHOT_DELETE = tuple(f"csi.snapshot.{step}" for step in _GONE)
+GROUP = tuple(f"csi.group.{step}" for step in _CUT)
+GROUP_DELETE = tuple(f"csi.group.{step}" for step in _GONE)
 POOL = ("csi.pool.made", "csi.pool.attached")
 
 ALL = frozenset(
     point
     for operation in (
         *(CREATE, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL),
-        *(EXPAND_MOUNT, GROW),
+        *(EXPAND_MOUNT, GROW, SNAPSHOT, SNAPSHOT_DELETE, GROUP, GROUP_DELETE),
     )
     for point in operation
 )

@@ -19,7 +19,12 @@ class Identity(rpc.IdentityServicer):
     def __init__(self, name: str, version: str, check: Callable[[], None]) -> None:
         """check: raises OSError when volumes cannot be served (the pool's filesystem failed)."""
         self._info = pb.GetPluginInfoResponse(name=name, vendor_version=version)
-        kinds = (_Service.CONTROLLER_SERVICE, _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS)
+        kinds = (
+            _Service.CONTROLLER_SERVICE,
+            _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS,
+            _Service.GROUP_CONTROLLER_SERVICE,
+            _Service.SNAPSHOT_ACCESSIBILITY_CONSTRAINTS,
+        )
         capabilities = [pb.PluginCapability(service=_Service(type=kind)) for kind in kinds]
         online = pb.PluginCapability.VolumeExpansion(type=pb.PluginCapability.VolumeExpansion.ONLINE)
         capabilities.append(pb.PluginCapability(volume_expansion=online))

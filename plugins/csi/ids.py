@@ -37,3 +37,9 @@ def parse(text: str, kind: str = VOLUME) -> VolumeId | None:
     """The parts of an id; None where no release of ours can have made it for something of this kind."""
     match = _ID.fullmatch(text) if len(text) <= 128 else None
     return VolumeId(match.group(1), match.group(3)) if match and match.group(2) == kind else None
+
+
+def elsewhere(text: str, kind: str, node: str) -> str:
+    """The other node that something with this id lies on; "" where the id does not say so."""
+    known = parse(text, kind)
+    return known.node if known and known.node != node else ""

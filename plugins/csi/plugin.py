@@ -11,11 +11,14 @@ from plugins.core.locks import KeyedLocks
 from plugins.core.plugin import Listener, Plugin, Runtime, Server, Service
 from plugins.core.registration.watcher import CSI, WatcherRegistration
 from plugins.csi import config as settings
-from plugins.csi import reconcile
+from plugins.csi import reconcile, snapshot_reconcile
 from plugins.csi.capacity import Capacity
 from plugins.csi.config import CsiConfig
 from plugins.csi.controller import Controller
+from plugins.csi.cutting import Cutter
 from plugins.csi.expansion import Expansion
+from plugins.csi.group import GroupController
+from plugins.csi.groups import Groups
 from plugins.csi.health import Health
 from plugins.csi.host.paths import Roots
 from plugins.csi.identity import Identity
@@ -23,6 +26,9 @@ from plugins.csi.node import Node
 from plugins.csi.pool.pool import Pool, PoolSettings
 from plugins.csi.publishing import Publications
 from plugins.csi.records import Records
+from plugins.csi.snapshot_records import SnapshotRecords
+from plugins.csi.snapshots import Account, Snapshots
+from plugins.csi.sources import Sources
 from plugins.csi.staging import Stagings
 from plugins.csi.stats import Stats
 from plugins.csi.volumes import Volumes
@@ -39,6 +45,7 @@ class CsiPlugin(Plugin[CsiConfig]):
         self._node = settings.node_id(config)
         self._driver = settings.driver_name(config)
         self._records = Records(runtime.store)
+        self._snapshots = SnapshotRecords(runtime.store)
         self._registration = WatcherRegistration(
             CSI,
             self._driver,
@@ -52,15 +59,21 @@ class CsiPlugin(Plugin[CsiConfig]):
     def start(self) -> Sequence[Server]:
         """Open the pool, settle what a crash interrupted, serve; raises ConfigError where the pool cannot be used."""
         config, records = self.runtime.config, self._records
-        known = records.fact(_POOL_FACT) if records.tokens() or records.intents() else None
+        known = records.fact(_POOL_FACT) if self._any_images() else None
         pool = self._pool = Pool(_pool_settings(config), self._node, known)
         records.set_fact(_POOL_FACT, pool.id)
+        snapshot_reconcile.settle(self._snapshots, records, pool)
         reconcile.settle(records, pool)
         reconcile.let_go(records, pool)
         reconcile.report(records, pool)
+        snapshot_reconcile.report(self._snapshots, pool)
         listener = Listener("csi", settings.socket_path(config), mode=config.socket_mode, gid=config.socket_gid)
         services = (*self._services(pool), self._registration.service)
         return [Server("csi", services=services, listeners=(listener, self._registration.listener), workers=64)]
+
+    def _any_images(self) -> bool:
+        """Whether the state knows of anything that must be in the pool."""
+        return bool(self._records.tokens() or self._snapshots.tokens() or self._records.intents())
 
     def registrations(self) -> Sequence[WatcherRegistration]:
         """One: the driver."""
@@ -73,14 +86,17 @@ class CsiPlugin(Plugin[CsiConfig]):
 
     def _services(self, pool: Pool) -> Sequence[Service]:
         config, records = self.runtime.config, self._records
-        capacity = Capacity(pool, records.promised(), reserve=config.reserve, overcommit=config.overcommit)
+        promised = records.promised() + self._snapshots.all_held()
+        capacity = Capacity(pool, promised, reserve=config.reserve, overcommit=config.overcommit)
         roots = Roots(settings.allowed_roots(config))
         stagings = Stagings(records, pool, roots)
+        cutter = Cutter(records, pool, roots, config.freeze_limit)
         volumes = Volumes(
             records,
             pool,
             capacity,
             stagings,
+            Sources(records, self._snapshots, pool, cutter, self._node),
             node=self._node,
             topology_key=settings.topology_key(config),
             default_fs=config.default_fs,
@@ -88,6 +104,11 @@ class CsiPlugin(Plugin[CsiConfig]):
         )
         expansion = Expansion(records, pool, capacity, roots, self._node)
         health = Health(records, pool, roots, config.reserve)
+        account = Account(self._snapshots, capacity, self._node)
+        snapshots = Snapshots(
+            self._snapshots, records, pool, account, cutter, node=self._node, topology=volumes.topology
+        )
+        groups = Groups(self._snapshots, records, pool, account, cutter, node=self._node, topology=volumes.topology)
         locks = KeyedLocks("volume")
         node = Node(
             volumes,
@@ -101,11 +122,12 @@ class CsiPlugin(Plugin[CsiConfig]):
             volume_limit=config.volume_limit,
         )
         controller = Controller(  # type: ignore[abstract]
-            volumes, health, locks, expansion=expansion if config.expansion == "controller" else None
+            volumes, health, snapshots, locks, expansion=expansion if config.expansion == "controller" else None
         )
         return (
             functools.partial(rpc.add_IdentityServicer_to_server, Identity(self._driver, _version(), pool.check)),
             functools.partial(rpc.add_ControllerServicer_to_server, controller),
+            functools.partial(rpc.add_GroupControllerServicer_to_server, GroupController(groups, locks)),
             functools.partial(rpc.add_NodeServicer_to_server, node),
         )
 

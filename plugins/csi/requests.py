@@ -20,11 +20,10 @@ def new_volume(request: pb.CreateVolumeRequest) -> NewVolume:
         InvalidArgument: a field is missing, hostile, or asks for what this driver has not got.
     """
     check_name(request.name)
-    if request.HasField("volume_content_source"):
-        raise InvalidArgument("volume_content_source is not supported: this driver makes empty volumes only")
     if request.mutable_parameters:
         raise InvalidArgument("mutable_parameters are not supported: this driver has no MODIFY_VOLUME")
     requirements = request.accessibility_requirements
+    source, source_is_snapshot = _source(request)
     return NewVolume(
         name=request.name,
         required=request.capacity_range.required_bytes,
@@ -32,6 +31,8 @@ def new_volume(request: pb.CreateVolumeRequest) -> NewVolume:
         capabilities=capabilities(request.volume_capabilities),
         parameters=dict(request.parameters),
         requisite=[dict(topology.segments) for topology in requirements.requisite],
+        source=source,
+        source_is_snapshot=source_is_snapshot,
     )
 
 
@@ -63,6 +64,19 @@ def path(text: str, what: str) -> str:
     if not text:
         raise InvalidArgument(f"{what} is missing")
     return text
+
+
+def _source(request: pb.CreateVolumeRequest) -> tuple[str, bool]:
+    """(id of what the volume begins as a copy of or "", whether that is a snapshot)."""
+    if not request.HasField("volume_content_source"):
+        return "", False
+    source = request.volume_content_source
+    kind = source.WhichOneof("type")
+    if kind is None:
+        raise InvalidArgument("volume_content_source names neither a snapshot nor a volume")
+    text = source.snapshot.snapshot_id if kind == "snapshot" else source.volume.volume_id
+    check_id(text, f"volume_content_source.{kind}")
+    return text, kind == "snapshot"
 
 
 def _capability(message: pb.VolumeCapability) -> Capability:

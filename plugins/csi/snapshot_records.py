@@ -59,9 +59,16 @@ class SnapshotRecords:
         """The tokens of all snapshots."""
         return {row["token"] for row in self._store.all("SELECT token FROM snapshots")}
 
-    def held(self) -> int:
-        """Bytes that all snapshots may keep from being freed."""
-        row = self._store.one("SELECT COALESCE(SUM(held), 0) AS total FROM snapshots")
+    def held(self, source_id: str) -> int:
+        """Bytes of the largest snapshot of a volume."""
+        row = self._store.one("SELECT COALESCE(MAX(held), 0) AS most FROM snapshots WHERE source_id = ?", (source_id,))
+        return int(row["most"]) if row else 0
+
+    def all_held(self) -> int:
+        """The sum of that over all volumes: a look at every snapshot, for start-up."""
+        row = self._store.one(
+            "SELECT COALESCE(SUM(most), 0) AS total FROM (SELECT MAX(held) AS most FROM snapshots GROUP BY source_id)"
+        )
         return int(row["total"]) if row else 0
 
     def add(self, snapshot: Snapshot, intent: Intent) -> None:

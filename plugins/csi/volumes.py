@@ -8,29 +8,22 @@ delete   intent, image unlinked, record and intent in one commit
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from plugins.core import faults, log
-from plugins.core.errors import (
-    Aborted,
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-)
-from plugins.csi import ids, sizes
+from plugins.core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from plugins.csi import ids, paging, sizes
 from plugins.csi.capacity import Capacity
 from plugins.csi.host.filesystems import BLOCK, KNOWN
 from plugins.csi.model import Capability, NewVolume, Volume
 from plugins.csi.pool.pool import Pool
 from plugins.csi.records import Records
+from plugins.csi.sources import Source, Sources
 from plugins.csi.staging import Stagings
 
 logger = log.get("csi.volumes")
 
 CREATE, DELETE = "create", "delete"
-_PAGE = "v1-"  # prefix of a paging token: the number of the last volume of the page follows
 
 
 class Volumes:
@@ -42,6 +35,7 @@ class Volumes:
         pool: Pool,
         capacity: Capacity,
         stagings: Stagings,
+        sources: Sources,
         *,
         node: str,
         topology_key: str,
@@ -52,6 +46,7 @@ class Volumes:
         self._pool = pool
         self._capacity = capacity
         self._stagings = stagings
+        self._sources = sources
         self._node = node
         self._default_fs = default_fs
         self._default_size = default_size
@@ -63,7 +58,9 @@ class Volumes:
         Raises:
             InvalidArgument: the request can never be served.
             AlreadyExists: the name is taken by a volume that is not compatible.
-            OutOfRange, ResourceExhausted: its size, this node's space, or a topology without this node.
+            OutOfRange, ResourceExhausted: its size, this node's space, a topology without this node, or a source that
+                lies elsewhere.
+            NotFound: there is no such source.
         """
         fs, fs_given, block = _access(wanted.capabilities, self._default_fs)
         _check_parameters(wanted.parameters)
@@ -72,8 +69,11 @@ class Volumes:
         existing = self._records.named(wanted.name)
         if existing:
             return _compatible(existing, wanted)
+        source = self._sources.find(wanted) if wanted.source else None
+        if source:
+            size, fs = source.plan(wanted.required, wanted.limit), self._sources.filesystem(source, wanted.capabilities)
         with self._capacity.promise(size, self._node):
-            volume = self._make(wanted, size, fs, fs_given, block)
+            volume = self._make(wanted, size, fs, fs_given, block, source)
         logger.info("volume created", volume_id=volume.id, name=volume.name, size_bytes=size, fs=fs)
         return volume
 
@@ -121,25 +121,13 @@ class Volumes:
             raise FailedPrecondition(f"volume {volume_id!r} lies on node {known.node!r}; this is {self._node!r}")
         return volume
 
-    def page(self, token: str, limit: int) -> tuple[list[Volume], str]:
+    def page(self, token: str, limit: int) -> tuple[Sequence[Volume], str]:
         """Volumes in the order of their creation, and the token of the next page ("" at the end).
 
-        The order never changes and a token means "after that one", so a page neither repeats nor leaves out a
-        volume that exists all the while, whatever is made or deleted between two pages.
-
         Raises:
-            InvalidArgument: a negative limit.
-            Aborted: the token is none of ours (CSI, ListVolumes: start over without one).
+            InvalidArgument: a negative limit. Aborted: the token is none of ours.
         """
-        if limit < 0:
-            raise InvalidArgument("max_entries is negative")
-        number = token.removeprefix(_PAGE)
-        if token and not (token.startswith(_PAGE) and number.isascii() and number.isdigit() and len(number) <= 18):
-            raise Aborted("starting_token is not one of ours; list again without it")
-        rows = self._records.volumes(after=int(number) if token else 0, limit=limit + 1 if limit else -1)
-        if limit and len(rows) > limit:
-            return rows[:limit], f"{_PAGE}{rows[limit - 1].seq}"
-        return rows, ""
+        return paging.page(token, limit, self._records.volumes)
 
     def available(
         self, capabilities: tuple[Capability, ...], topology: Mapping[str, str], parameters: Mapping[str, str]
@@ -159,14 +147,19 @@ class Volumes:
         """The smallest size of a volume with this filesystem, in bytes; "" for a raw one."""
         return KNOWN[fs].minimum if fs in KNOWN else BLOCK
 
-    def _make(self, wanted: NewVolume, size: int, fs: str, fs_given: bool, block: bool) -> Volume:
+    def _make(
+        self, wanted: NewVolume, size: int, fs: str, fs_given: bool, block: bool, source: Source | None
+    ) -> Volume:
         volume_id = ids.new(self._node)
-        template = self._pool.template(fs, size)
+        template = self._pool.template("" if source else fs, size)
         with template as template_fd:
             intent = self._records.announce(CREATE, str(volume_id), token=volume_id.token)
             try:
                 faults.point("csi.create.announced")
-                self._pool.images.create(volume_id.token, size, template_fd, "csi.create")
+                if source:
+                    self._sources.copy(source, volume_id.token, size, fs, "csi.create")
+                else:
+                    self._pool.images.create(volume_id.token, size, template_fd, "csi.create")
                 volume = Volume(
                     seq=0,
                     id=str(volume_id),
@@ -176,9 +169,10 @@ class Volumes:
                     fs=fs,
                     fs_given=fs_given,
                     block=block,
-                    used=False,
+                    used=source is not None,  # what is in it is somebody's
                     parameters=dict(wanted.parameters),
                     created=time.time(),
+                    source=wanted.source,
                 )
                 self._records.add(volume, intent)
             except BaseException:
@@ -197,16 +191,16 @@ class Volumes:
         return all(self.topology.get(key) == value for key, value in segments.items())
 
 
-def check_id(volume_id: str) -> None:
-    """Refuse what no driver's volume can be called.
+def check_id(text: str, what: str = "volume_id") -> None:
+    """Refuse what nothing of any driver can be called; `what` names the field in the error.
 
     Raises:
         InvalidArgument: missing, too long, or with characters that only an attack would use.
     """
-    if not volume_id:
-        raise InvalidArgument("volume_id is missing")
-    if len(volume_id.encode()) > 128 or "/" in volume_id or not volume_id.isprintable() or volume_id in (".", ".."):
-        raise InvalidArgument("volume_id is too long or contains characters that no volume id has")
+    if not text:
+        raise InvalidArgument(f"{what} is missing")
+    if len(text.encode()) > 128 or "/" in text or not text.isprintable() or text in (".", ".."):
+        raise InvalidArgument(f"{what} is too long or contains characters that no id has")
 
 
 def check_name(name: str) -> None:
@@ -251,6 +245,8 @@ def _compatible(existing: Volume, wanted: NewVolume) -> Volume:
         reason = f"it has {existing.size} bytes"
     if not reason and existing.parameters != dict(wanted.parameters):
         reason = "it was made with other parameters"
+    if not reason and existing.source != wanted.source:
+        reason = f"it began as a copy of {existing.source!r}" if existing.source else "it began empty"
     if reason:
         raise AlreadyExists(f"volume {wanted.name!r} exists and is not compatible: {reason}")
     return existing
