@@ -60,16 +60,20 @@ def run(options: Options) -> list[Figure]:
     lines = results.read_text().splitlines() if results.exists() else []
     places.remove(root)
     values: dict[str, list[float]] = defaultdict(list)
+    own: dict[str, list[float]] = defaultdict(list)
     others = 0
     for line in lines:
-        name, kilobytes, beside = line.split("\t")
+        name, kilobytes, private, beside = line.split("\t")
         values[name].append(int(kilobytes) / 1024)
+        own[name].append(int(private) / 1024)
         others = max(others, int(beside))
     if not lines or any(len(ours) < options.pairs for ours in values.values()):
         raise processes.Failed("the measurement of memory did not come to its end")
-    floor = values.pop(_FLOOR)
+    floor, own_floor = values.pop(_FLOOR), own.pop(_FLOOR)
     note = f"{others} other processes shared pages: not to be used" if others else ""
-    return [
+    idle = [
         Figure(f"idle memory: {name}", "MiB", ours, floor, bound=None if others else BOUND, note=note)
         for name, ours in values.items()
     ]
+    # What the daemon alone holds, whatever file pages it gave back; it has no bound.
+    return idle + [Figure(f"private part: {name}", "MiB", ours, own_floor, note=note) for name, ours in own.items()]

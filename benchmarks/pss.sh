@@ -2,7 +2,8 @@
 # Proportional memory of one server at a time while no Python of ours runs: a second one would share pages and make
 # each look smaller. So this is sh, and the benchmark that calls it replaces its own process by it.
 # Usage: pss.sh RESULTS ROUNDS SECONDS NAME=SOCKET=COMMAND...   (COMMAND is split at spaces)
-# Appends "NAME<tab>kB<tab>OTHERS" to RESULTS, where OTHERS counts processes elsewhere that have gRPC loaded too.
+# Appends "NAME<tab>PSS<tab>PRIVATE<tab>OTHERS" to RESULTS: kB of Pss and of Private_Dirty, and how many processes
+# elsewhere have gRPC loaded too.
 set -eu
 results=$1 rounds=$2 settle=$3
 shift 3
@@ -28,7 +29,8 @@ measure() {
     sleep "$settle"
     others=$(grep -l cygrpc /proc/[0-9]*/maps 2>/dev/null | grep -vc "^/proc/$server/" || true)
     pss=$(awk '/^Pss:/ { print $2 }' "/proc/$server/smaps_rollup")
-    printf '%s\t%s\t%s\n' "$name" "$pss" "$others" >>"$results"
+    private=$(awk '/^Private_Dirty:/ { print $2 }' "/proc/$server/smaps_rollup")
+    printf '%s\t%s\t%s\t%s\n' "$name" "$pss" "$private" "$others" >>"$results"
     kill "$server"
     wait "$server" 2>/dev/null || true
 }
