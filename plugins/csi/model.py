@@ -103,9 +103,12 @@ class Volume:
             return "" if self.block else "the volume was made for use as a filesystem"
         if not self.fs:
             return "the volume was made for use as a raw block device"
-        if capability.fs in ("", self.fs) or not (self.fs_given or self.used or self.block):
+        if capability.fs in ("", self.fs):
             return ""
-        return f"the volume is formatted with {self.fs}, not {capability.fs}"
+        if self.fs_given or self.used or self.block:
+            return f"the volume is formatted with {self.fs}, not {capability.fs}"
+        minimum = filesystems.KNOWN[capability.fs].minimum
+        return "" if self.size >= minimum else f"the volume has {self.size} bytes; {capability.fs} needs {int(minimum)}"
 
 
 @dataclass(frozen=True)
