@@ -43,8 +43,9 @@ def test_device_numbers_are_read_as_the_kernel_writes_them() -> None:
 
 
 def volume(**changes: Any) -> Volume:
-    fields: dict[str, Any] = {"fs": "ext4", "fs_given": True, "block": False, "used": False, **changes}
-    return Volume(seq=1, id="i", token="t", name="n", size=1, parameters={}, created=0.0, **fields)
+    fields: dict[str, Any] = {"fs": "ext4", "fs_given": True, "block": False, "used": False, "size": 1 << 30}
+    fields |= changes
+    return Volume(seq=1, id="i", token="t", name="n", parameters={}, created=0.0, **fields)
 
 
 MOUNT = Capability(False, AccessMode.SINGLE_NODE_WRITER)
@@ -57,6 +58,7 @@ MOUNT = Capability(False, AccessMode.SINGLE_NODE_WRITER)
         (volume(), Capability(False, AccessMode.SINGLE_NODE_WRITER, "ext4"), True),
         (volume(), Capability(False, AccessMode.SINGLE_NODE_WRITER, "xfs"), False),
         (volume(fs_given=False), Capability(False, AccessMode.SINGLE_NODE_WRITER, "xfs"), True),
+        (volume(fs_given=False, size=16 << 20), Capability(False, AccessMode.SINGLE_NODE_WRITER, "xfs"), False),
         (volume(fs_given=False, used=True), Capability(False, AccessMode.SINGLE_NODE_WRITER, "xfs"), False),
         (volume(), Capability(True, AccessMode.SINGLE_NODE_WRITER), False),
         (volume(block=True), Capability(True, AccessMode.SINGLE_NODE_WRITER), True),
