@@ -19,7 +19,7 @@ from dataclasses import replace
 from plugins.core import faults, log
 from plugins.core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NodeplugError
 from plugins.csi import expansion
-from plugins.csi.host import ext4, filesystems, mountoptions, mounts
+from plugins.csi.host import ext4, ext4_online, filesystems, mountoptions, mounts
 from plugins.csi.host.paths import Place, Roots
 from plugins.csi.host.syscalls import Status
 from plugins.csi.model import Capability, Staging, Volume
@@ -156,6 +156,8 @@ class Stagings:
         faults.point("csi.stage.mounted")
         if staging.fs == "xfs" and not options.read_only:
             self._grow(volume, place, device)
+        if staging.fs == "ext4" and volume.source and not options.read_only:
+            _tell_apart(volume, place)
         return device
 
     def _grow(self, volume: Volume, place: Place, device: Device) -> None:
@@ -233,12 +235,36 @@ def _own_uuid(device: Device, token: str) -> Iterator[None]:
     changes; written before, it would cost as much as the whole clone. The cache lives as long as somebody has the
     device open. A power cut before that write leads back to the template's UUID, and here again.
     """
-    own = bytearray(hashlib.sha256(token.encode()).digest()[:16])
-    own[6], own[8] = own[6] & 0x0F | 0x40, own[8] & 0x3F | 0x80  # RFC 9562, version 4
+    own = _uuid_of(token)
     with opened(device, os.O_RDONLY) as held:
         os.posix_fadvise(held, 0, 0, os.POSIX_FADV_RANDOM)  # this one block, and nothing ahead
         block = os.pread(held, ext4.SIZE, ext4.OFFSET)
         if ext4.uuid(block) != own:
             with opened(device, os.O_RDWR) as fd:
-                os.pwrite(fd, ext4.with_uuid(block, bytes(own)), ext4.OFFSET)
+                os.pwrite(fd, ext4.with_uuid(block, own), ext4.OFFSET)
         yield
+
+
+def _tell_apart(volume: Volume, place: Place) -> None:
+    """After the mount of a copy: a UUID of its own. By the kernel, because a copy may need its journal replayed first.
+
+    Linux 6.0 can do it. Before that the UUID stays its source's, which the kernel does not mind.
+    """
+    try:
+        with place.directory() as directory:
+            if directory is not None:
+                with place.opened(directory) as found:
+                    fd = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    ext4_online.set_uuid(fd, _uuid_of(volume.token))
+                finally:
+                    os.close(fd)
+    except (OSError, NodeplugError) as error:
+        logger.info("a copy keeps the UUID of its source", volume_id=volume.id, reason=str(error))
+
+
+def _uuid_of(token: str) -> bytes:
+    """The UUID of a volume's filesystem (RFC 9562, version 4), the same one at every try."""
+    own = bytearray(hashlib.sha256(token.encode()).digest()[:16])
+    own[6], own[8] = own[6] & 0x0F | 0x40, own[8] & 0x3F | 0x80
+    return bytes(own)
