@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.csi.kit import Driver
-
-_PROGRAMS = ("mkfs.ext4", "mkfs.xfs")
+from tests.system.csi.kit import Driver, need_root
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, and say why."""
-    reasons = []
-    if os.geteuid() != 0:
-        reasons.append("needs root (mounts, loop devices)")
-    elif not os.access("/dev/loop-control", os.W_OK):
-        reasons.append("needs /dev/loop-control")
-    reasons += [f"{name} is not installed" for name in _PROGRAMS if not shutil.which(name)]
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.root)
-            if reasons:
-                item.add_marker(pytest.mark.skip(reason=reasons[0]))
+    need_root(item for item in items if Path(__file__).parent in item.path.parents)
 
 
 @pytest.fixture

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
+import pytest
 
 from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.api.csi.v1 import csi_pb2_grpc as rpc
@@ -21,7 +23,22 @@ from tools import leaks
 NODE = "test-node"
 SIZES = {"block": 16 << 20, "ext4": 16 << 20, "xfs": 300 << 20}
 KINDS = tuple(SIZES)
+_PROGRAMS = ("mkfs.ext4", "mkfs.xfs")
 MULTI_WRITER = pb.VolumeCapability.AccessMode.SINGLE_NODE_MULTI_WRITER
+
+
+def need_root(items: Iterable[pytest.Item]) -> None:
+    """Mark tests that mount and attach; where that is not possible they are skipped, with the reason."""
+    reasons = []
+    if os.geteuid() != 0:
+        reasons.append("needs root (mounts, loop devices)")
+    elif not os.access("/dev/loop-control", os.W_OK):
+        reasons.append("needs /dev/loop-control")
+    reasons += [f"{name} is not installed" for name in _PROGRAMS if not shutil.which(name)]
+    for item in items:
+        item.add_marker(pytest.mark.root)
+        if reasons:
+            item.add_marker(pytest.mark.skip(reason=reasons[0]))
 
 
 def capability(
