@@ -39,7 +39,7 @@ def frozen(roots: Mapping[int, str], limit: float) -> Iterator[None]:
         return
     doubt = True  # whether one may be frozen still
     try:
-        argv = [sys.executable, "-I", "-S", _HELPER, str(limit), *map(str, roots)]
+        argv = [sys.executable, "-I", "-S", _HELPER, f"{limit:g}", *map(str, roots)]
         with command.Child(argv, fds=list(roots)) as child:
             word = child.hear(limit + _SLACK_S)
             doubt = word in ("frozen", "")
