@@ -1,13 +1,14 @@
-"""Commands for people: `nodeplug csi volumes`."""
+"""Commands for people: `nodeplug csi volumes | pools | doctor`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plugins.core.errors import ConfigError, NotFound
 from plugins.core.plugin import state_dir
@@ -16,7 +17,12 @@ from plugins.csi import config as settings
 from plugins.csi.config import CsiConfig
 from plugins.csi.host import mountinfo
 
+if TYPE_CHECKING:
+    from plugins.csi.doctor.finding import Report
+    from plugins.csi.overview import PoolView
+
 _COLUMNS = ("ID", "NAME", "SIZE", "ON DISK", "FORMAT", "STAGED AT", "PUBLISHED AT")
+_POOL_COLUMNS = ("POOL", "PATH", "ON", "SIZE", "FREE", "PROMISED", "OVERCOMMIT", "RESERVE", "VOLUMES", "SNAPSHOTS")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,6 +33,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_config_options(volumes)
     volumes.add_argument("--output", choices=("table", "json"), default="table")
     volumes.set_defaults(run=_volumes)
+
+    pools = commands.add_parser("pools", help="size of the pools, and what of it is promised")
+    doctor = commands.add_parser("doctor", help="find what does not fit together, and say what to do; changes nothing")
+    for command, run in ((pools, _pools), (doctor, _doctor)):
+        add_config_options(command)
+        command.add_argument("--output", choices=("table", "json"), default="table")
+        command.set_defaults(run=run)
 
 
 def describe_pool(config: CsiConfig) -> str:
@@ -57,8 +70,54 @@ def _volumes(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps({"volumes": rows}, indent=2))
     else:
-        _print_table([_cells(row) for row in rows])
+        _print_table([_COLUMNS, *(_cells(row) for row in rows)])
     return 0
+
+
+def _pools(args: argparse.Namespace) -> int:
+    from plugins.core.cli import load_config
+    from plugins.csi import overview
+    from plugins.csi.wiring import SPEC
+
+    found = overview.pools(load_config(SPEC, args))
+    if args.output == "json":
+        print(json.dumps({"pools": [dataclasses.asdict(pool) for pool in found]}, indent=2))
+        return 0
+    _print_table([_POOL_COLUMNS, *(_pool_cells(pool) for pool in found)])
+    for pool in found:
+        for template in pool.templates:
+            print(f"template {template.name} in {pool.name}: {Bytes(template.allocated_bytes)} on disk")
+        if pool.total_bytes is None:
+            print(f"{pool.name}: the pool is not mounted at {pool.path}; the daemon mounts it when it starts")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from plugins.core.cli import load_config
+    from plugins.csi.doctor import examine, finding
+    from plugins.csi.wiring import SPEC
+
+    config = load_config(SPEC, args)
+    path, image = settings.pool_path(config), settings.pool_image(config)
+    places = finding.Places(state_dir(config, "csi"), path, image, settings.allowed_roots(config))
+    report = examine.examine(places)
+    if args.output == "json":
+        print(json.dumps({"clean": not report.findings, **dataclasses.asdict(report)}, indent=2))
+    else:
+        _print_report(report)
+    return 1 if report.findings else 0
+
+
+def _print_report(report: Report) -> None:
+    print(f"the daemon {'runs' if report.served else 'does not run'}")
+    for note in report.notes:
+        print(f"note: {note}")
+    if report.findings:
+        _print_table([("FINDING", "WHERE", "WHAT"), *((f.kind, f.subject, f.message) for f in report.findings)])
+        print("what to do:")
+    for found in report.findings:
+        print(f"  {found.subject}: {found.advice}")
+    print(f"{len(report.findings)} found" if report.findings else "nothing found")
 
 
 def _read(file: Path, images: Path) -> list[dict[str, Any]]:
@@ -109,8 +168,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    table = [_COLUMNS, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
+def _pool_cells(pool: PoolView) -> list[str]:
+    total, free = ("-" if n is None else str(Bytes(n)) for n in (pool.total_bytes, pool.free_bytes))
+    return [
+        *(pool.name, pool.path, pool.filesystem or "-", total, free, str(Bytes(pool.promised_bytes))),
+        *(f"{pool.overcommit:g}", str(Bytes(pool.reserve_bytes)), str(pool.volumes), str(pool.snapshots)),
+    ]
+
+
+def _print_table(table: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +20,13 @@ from pathlib import Path
 from plugins.core import log
 from plugins.core.errors import ConfigError, DataLoss
 from plugins.csi.host import filesystems, mountinfo, syscalls
-from plugins.csi.pool import embedded, reflink
+from plugins.csi.pool import embedded, marker, reflink, space
 from plugins.csi.pool.devices import LoopDevices
 from plugins.csi.pool.images import Images
 from plugins.csi.pool.templates import Templates
 
 logger = log.get("csi.pool")
 
-_MARKER = "pool.json"
 _NO_DIRECT_IO = frozenset({"btrfs"})  # its checksums and direct I/O from a loop device give false alarms
 
 
@@ -83,13 +80,7 @@ class Pool:
 
     def space(self) -> tuple[int, int]:
         """(total, free) bytes. An embedded pool has no more free than the filesystem below its image."""
-        status = os.fstatvfs(self._volumes)
-        total, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
-        if self.embedded:
-            below = os.statvfs(self._settings.image.parent)
-            spare = below.f_bavail * below.f_frsize
-            total, free = min(total, total - free + spare), min(free, spare)
-        return total, free
+        return space.of(self._volumes, self._settings.image if self.embedded else None)
 
     @property
     def read_only(self) -> bool:
@@ -124,7 +115,7 @@ class Pool:
 
     def check(self) -> None:
         """Raises OSError when the pool's filesystem has failed: after an I/O error XFS refuses every access."""
-        os.stat(_MARKER, dir_fd=self._root)
+        os.stat(marker.NAME, dir_fd=self._root)
 
     def close(self) -> None:
         """Let go of the pool; an embedded one that nothing uses is unmounted."""
@@ -151,51 +142,27 @@ class Pool:
         return fd
 
     def _identify(self, node: str, known_id: str | None) -> str:
-        marker = self._read_marker()
-        if marker is None:
+        found = marker.read(self._root, self.path)
+        if found is None:
             if known_id or self.images.tokens():
                 raise ConfigError(
                     f"{self.path} is not the pool that the volumes of this node are in: is its filesystem mounted?"
                     if known_id
-                    else f"{self.path} holds images but no {_MARKER}; nothing was touched"
+                    else f"{self.path} holds images but no {marker.NAME}; nothing was touched"
                 )
-            return self._write_marker(node)
+            return marker.write(self._root, node)
         if known_id is None and self.images.tokens():
             raise ConfigError(
                 f"the pool {self.path} holds volumes that the state directory does not know; give the daemon the state "
                 "directory that belongs to this pool"
             )
-        if known_id not in (None, marker["id"]):
+        if known_id not in (None, found["id"]):
             raise ConfigError(f"{self.path} is another pool than the one that the state directory belongs to")
-        if marker["node"] != node and self.images.tokens():
+        if found["node"] != node and self.images.tokens():
             raise ConfigError(
-                f"the pool {self.path} belongs to node {marker['node']!r}, not {node!r}; set node_id to that"
+                f"the pool {self.path} belongs to node {found['node']!r}, not {node!r}; set node_id to that"
             )
-        return marker["id"] if marker["node"] == node else self._write_marker(node)
-
-    def _read_marker(self) -> dict[str, str] | None:
-        try:
-            fd = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
-        except FileNotFoundError:
-            return None
-        with open(fd, encoding="utf-8") as file:
-            try:
-                content = json.load(file)
-                return {"id": str(content["id"]), "node": str(content["node"])}
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{self.path / _MARKER} cannot be read: {error}; nothing was touched") from error
-
-    def _write_marker(self, node: str) -> str:
-        identity = secrets.token_hex(16)
-        hidden = f".{_MARKER}.tmp"
-        fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self._root)
-        with open(fd, "w", encoding="utf-8") as file:
-            json.dump({"format": 1, "id": identity, "node": node}, file)
-            file.flush()
-            os.fsync(fd)
-        os.rename(hidden, _MARKER, src_dir_fd=self._root, dst_dir_fd=self._root)
-        os.fsync(self._root)
-        return identity
+        return found["id"] if found["node"] == node else marker.write(self._root, node)
 
 
 def filesystem_at(path: Path) -> str:
