@@ -23,6 +23,7 @@ class Identity(rpc.IdentityServicer):
             _Service.CONTROLLER_SERVICE,
             _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS,
             _Service.GROUP_CONTROLLER_SERVICE,
+            _Service.SNAPSHOT_METADATA_SERVICE,
             _Service.SNAPSHOT_ACCESSIBILITY_CONSTRAINTS,
         )
         capabilities = [pb.PluginCapability(service=_Service(type=kind)) for kind in kinds]

@@ -13,6 +13,7 @@ from plugins.core.registration.watcher import CSI, WatcherRegistration
 from plugins.csi import config as settings
 from plugins.csi import reconcile, snapshot_reconcile
 from plugins.csi.capacity import Capacity
+from plugins.csi.changes import Changes
 from plugins.csi.config import CsiConfig
 from plugins.csi.controller import Controller
 from plugins.csi.cutting import Cutter
@@ -22,6 +23,7 @@ from plugins.csi.groups import Groups
 from plugins.csi.health import Health
 from plugins.csi.host.paths import Roots
 from plugins.csi.identity import Identity
+from plugins.csi.metadata import SnapshotMetadata
 from plugins.csi.node import Node
 from plugins.csi.pool.pool import Pool, PoolSettings
 from plugins.csi.publishing import Publications
@@ -129,6 +131,7 @@ class CsiPlugin(Plugin[CsiConfig]):
             functools.partial(rpc.add_ControllerServicer_to_server, controller),
             functools.partial(rpc.add_GroupControllerServicer_to_server, GroupController(groups, locks)),
             functools.partial(rpc.add_NodeServicer_to_server, node),
+            functools.partial(rpc.add_SnapshotMetadataServicer_to_server, SnapshotMetadata(snapshots, Changes(pool))),
         )
 
 
