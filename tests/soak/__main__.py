@@ -1,0 +1,59 @@
+"""`python -m tests.soak fuzz|walk|cuts`, as root: the long runs. The last line of each has its figures.
+
+Exit code 0: nothing was lost, nothing was left behind, and no request got an answer that it must not get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tools import leaks
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    fuzz = commands.add_parser("fuzz", help="random requests of every kind")
+    fuzz.add_argument("--requests", type=int, default=200_000)
+    fuzz.add_argument("--callers", type=int, default=8)
+    fuzz.set_defaults(run=_fuzz)
+    for command in (fuzz,):
+        command.add_argument("--seed", type=int, default=secrets.randbits(32))
+    options = parser.parse_args(argv)
+    with _folder() as folder:
+        return 0 if options.run(options, folder) else 1
+
+
+def _fuzz(options: argparse.Namespace, folder: Path) -> bool:
+    from tests.soak.fuzz import fuzzed
+
+    with fuzzed(folder, options.seed) as fuzzer:
+        figures = fuzzer.run(options.requests, options.callers, _say)
+    for line in (*figures.bad[:50], *figures.left):
+        _say(line)
+    _say(str(figures))
+    return figures.good
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=leaks.PREFIX, dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
