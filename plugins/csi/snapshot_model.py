@@ -15,7 +15,7 @@ class Consistency(enum.Enum):
     """What a cut promises.
 
     CRASH: what a power cut at that moment would have left; everything that was written before is in it.
-    FILESYSTEM: the filesystem was frozen, so that it is clean and needs no recovery.
+    FILESYSTEM: the filesystem was frozen: no operation of it is half done, and ext4 has nothing to recover.
     """
 
     CRASH = "crash"
