@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tools import leaks
 
 REQUIRE_ALL = os.environ.get("NODEPLUG_REQUIRE_ALL", "") not in ("", "0")
 MISSING_TOOL = re.compile(r"not installed|missing tool|no such program|not on (the )?PATH|could not import", re.I)
 """Reasons of skips that mean "install something": failures where everything has to be there."""
+
+# A busy machine is no fault of the code. Where everything has to be there a run also has to say the same twice.
+settings.register_profile("nodeplug", deadline=None, derandomize=REQUIRE_ALL)
+settings.load_profile("nodeplug")
 
 _SESSION = f"NODEPLUG_TEST_SESSION={os.getpid()}-{os.urandom(4).hex()}"
 _roots: list[str] = []
