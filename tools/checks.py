@@ -144,7 +144,7 @@ def read(step: Step, code: int, note: Path, text: str) -> Account:
         account = Account(**json.loads(note.read_text()))
     elif found := _SANITY.findall(text):
         passed, failed, skipped = map(int, found[-1])
-        skips = {"specs of what the driver does not offer, listed above": skipped} if skipped else {}
+        skips = {"specs, each group with its reason in the list above": skipped} if skipped else {}
         account = Account(passed, failed, skipped, skips=skips)
     elif code == 0:
         account.passed = 1
