@@ -79,6 +79,13 @@ class CsiConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
         int,
         Meta(ge=1, le=10000, description="Ready-made filesystems that are kept, one per filesystem and volume size."),
     ] = 32
+    trim_interval: Annotated[
+        Seconds,
+        Meta(
+            description="How often filesystems in use are trimmed in the background, so that the pool gets back what "
+            "was deleted in them; 0: never. Volumes mounted with the option discard give it back at once."
+        ),
+    ] = Seconds(24 * 3600)
     freeze_limit: Annotated[
         Seconds,
         Meta(

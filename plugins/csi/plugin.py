@@ -33,6 +33,7 @@ from plugins.csi.snapshots import Account, Snapshots
 from plugins.csi.sources import Sources
 from plugins.csi.staging import Stagings
 from plugins.csi.stats import Stats
+from plugins.csi.trimming import Trimmer
 from plugins.csi.volumes import Volumes
 
 _POOL_FACT = "pool id"
@@ -57,6 +58,7 @@ class CsiPlugin(Plugin[CsiConfig]):
             keep=True,
         )
         self._pool: Pool | None = None
+        self._trimmer: Trimmer | None = None
 
     def start(self) -> Sequence[Server]:
         """Open the pool, settle what a crash interrupted, serve; raises ConfigError where the pool cannot be used."""
@@ -71,6 +73,8 @@ class CsiPlugin(Plugin[CsiConfig]):
         snapshot_reconcile.report(self._snapshots, pool)
         listener = Listener("csi", settings.socket_path(config), mode=config.socket_mode, gid=config.socket_gid)
         services = (*self._services(pool), self._registration.service)
+        self._trimmer = Trimmer(records, pool, Roots(settings.allowed_roots(config)), config.trim_interval)
+        self._trimmer.start()
         return [Server("csi", services=services, listeners=(listener, self._registration.listener), workers=64)]
 
     def _any_images(self) -> bool:
@@ -81,8 +85,15 @@ class CsiPlugin(Plugin[CsiConfig]):
         """One: the driver."""
         return (self._registration,)
 
+    def drain(self) -> None:
+        """No further trim."""
+        if self._trimmer:
+            self._trimmer.end()
+
     def stop(self) -> None:
         """Let go of the pool. Volumes in use stay in use."""
+        if self._trimmer:
+            self._trimmer.stop()
         if self._pool:
             self._pool.close()
 
