@@ -93,6 +93,13 @@ class CsiConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Afterwards its writers go on and the snapshot fails."
         ),
     ] = Seconds(20)
+    cgroup_root: Annotated[
+        Path, Meta(description="Where cgroup v2 is mounted. Limits of volumes (readIOPS and so on) are kept there.")
+    ] = Path("/sys/fs/cgroup")
+    cgroup_parent: Annotated[
+        str | None,
+        Meta(description="The cgroup above all pods, relative to cgroup_root. Unset: kubepods.slice or kubepods."),
+    ] = None
     expansion: Annotated[
         str,
         Meta(

@@ -13,9 +13,11 @@ from plugins.core.locks import KeyedLocks
 from plugins.csi import ids, requests
 from plugins.csi.controller_expand import ControllerExpand
 from plugins.csi.controller_health import ControllerHealth
+from plugins.csi.controller_modify import ControllerModify
 from plugins.csi.controller_snapshots import ControllerSnapshots
 from plugins.csi.expansion import Expansion
 from plugins.csi.health import Health
+from plugins.csi.limits import Limits
 from plugins.csi.model import Volume
 from plugins.csi.oserrors import translated
 from plugins.csi.served import only_own_methods
@@ -39,7 +41,7 @@ _CAPABILITIES = (
 
 
 @only_own_methods
-class Controller(ControllerExpand, ControllerHealth, ControllerSnapshots, rpc.ControllerServicer):
+class Controller(ControllerExpand, ControllerHealth, ControllerModify, ControllerSnapshots, rpc.ControllerServicer):
     """Volumes of this node, made and listed."""
 
     def __init__(
@@ -47,6 +49,7 @@ class Controller(ControllerExpand, ControllerHealth, ControllerSnapshots, rpc.Co
         volumes: Volumes,
         health: Health,
         snapshots: Snapshots,
+        limits: Limits,
         locks: KeyedLocks,
         *,
         expansion: Expansion | None = None,
@@ -59,11 +62,14 @@ class Controller(ControllerExpand, ControllerHealth, ControllerSnapshots, rpc.Co
         self._volumes = volumes
         self._health = health
         self._snapshots = snapshots
+        self._limits = limits
         self._locks = locks
         self._expansion = expansion
         kinds = [*_CAPABILITIES]
         if expansion:
             kinds.append(_Rpc.EXPAND_VOLUME)
+        if limits.available:
+            kinds.append(_Rpc.MODIFY_VOLUME)
         self._capabilities = pb.ControllerGetCapabilitiesResponse(
             capabilities=[pb.ControllerServiceCapability(rpc=_Rpc(type=kind)) for kind in kinds]
         )

@@ -18,6 +18,7 @@ UNSTAGE_MOUNT = UNSTAGE_BLOCK
 EXPAND = ("csi.expand.announced", "csi.expand.longer", "csi.expand.durable", "csi.expand.recorded")
 EXPAND_BLOCK = (*EXPAND, "csi.expand.device")
 EXPAND_MOUNT = (*EXPAND_BLOCK, "csi.expand.filesystem")
+MODIFY = ("csi.modify.recorded", "csi.modify.applied")
 GROW = ("csi.grow.copied", "csi.grow.changed", "csi.grow.named", "csi.grow.recorded")
 _CUT = ("announced", "hidden", "frozen", "filled", "named", "durable", "recorded")
 _GONE = ("delete.announced", "delete.removed", "delete.recorded")
@@ -31,7 +32,7 @@ ALL = frozenset(
     point
     for operation in (
         *(CREATE, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL),
-        *(EXPAND_MOUNT, GROW, SNAPSHOT, SNAPSHOT_DELETE, GROUP, GROUP_DELETE),
+        *(EXPAND_MOUNT, GROW, MODIFY, SNAPSHOT, SNAPSHOT_DELETE, GROUP, GROUP_DELETE),
     )
     for point in operation
 )

@@ -79,6 +79,7 @@ class Volume:
     used: whether it was ever staged, so that somebody may have written to it.
     created: seconds since the epoch.
     source: id of the snapshot or volume that it began as a copy of; "" if it began empty.
+    mutable: parameters that may change after it was made.
     """
 
     seq: int
@@ -93,6 +94,7 @@ class Volume:
     parameters: Mapping[str, str]
     created: float
     source: str = ""
+    mutable: Mapping[str, str] = field(default_factory=dict)
 
     def objection(self, capability: Capability) -> str:
         """Why this volume cannot be used like this; "" if it can."""
@@ -141,6 +143,7 @@ class NewVolume:
     requisite: topologies of which one must do.
     source: id of the snapshot or volume whose content it begins with; "" for none.
     source_is_snapshot: which of the two.
+    mutable: parameters that may change later.
     """
 
     name: str
@@ -151,3 +154,4 @@ class NewVolume:
     requisite: Sequence[Mapping[str, str]] = ()
     source: str = ""
     source_is_snapshot: bool = False
+    mutable: Mapping[str, str] = field(default_factory=dict)

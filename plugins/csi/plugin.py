@@ -21,8 +21,10 @@ from plugins.csi.expansion import Expansion
 from plugins.csi.group import GroupController
 from plugins.csi.groups import Groups
 from plugins.csi.health import Health
+from plugins.csi.host import cgroups
 from plugins.csi.host.paths import Roots
 from plugins.csi.identity import Identity
+from plugins.csi.limits import Limits
 from plugins.csi.metadata import SnapshotMetadata
 from plugins.csi.node import Node
 from plugins.csi.pool.pool import Pool, PoolSettings
@@ -102,7 +104,9 @@ class CsiPlugin(Plugin[CsiConfig]):
         promised = records.promised() + self._snapshots.all_held()
         capacity = Capacity(pool, promised, reserve=config.reserve, overcommit=config.overcommit)
         roots = Roots(settings.allowed_roots(config))
-        stagings = Stagings(records, pool, roots)
+        limits = Limits(records, pool, *cgroups.find(config.cgroup_root, config.cgroup_parent))
+        limits.reapply()
+        stagings = Stagings(records, pool, roots, limits)
         cutter = Cutter(records, pool, roots, config.freeze_limit)
         volumes = Volumes(
             records,
@@ -110,6 +114,7 @@ class CsiPlugin(Plugin[CsiConfig]):
             capacity,
             stagings,
             Sources(records, self._snapshots, pool, cutter, self._node),
+            limits,
             node=self._node,
             topology_key=settings.topology_key(config),
             default_fs=config.default_fs,
@@ -135,7 +140,7 @@ class CsiPlugin(Plugin[CsiConfig]):
             volume_limit=config.volume_limit,
         )
         controller = Controller(  # type: ignore[abstract]
-            volumes, health, snapshots, locks, expansion=expansion if config.expansion == "controller" else None
+            volumes, health, snapshots, limits, locks, expansion=expansion if config.expansion == "controller" else None
         )
         return (
             functools.partial(rpc.add_IdentityServicer_to_server, Identity(self._driver, _version(), pool.check)),

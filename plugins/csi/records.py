@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from plugins.core.store import Intent, Migration, Row, Store
 from plugins.csi import snapshot_records
@@ -27,6 +28,16 @@ CREATE TABLE pool (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """,
     ),
     snapshot_records.MIGRATION,
+    Migration(
+        to=3,
+        compatible_from=1,
+        sql="""
+ALTER TABLE volumes ADD COLUMN mutable TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE attachments (
+    volume_id TEXT PRIMARY KEY, read_only INTEGER NOT NULL, block INTEGER NOT NULL, mode INTEGER NOT NULL)
+    WITHOUT ROWID;
+""",
+    ),
 )
 
 
@@ -64,11 +75,12 @@ class Records:
         """Record a volume that exists now; settles its intent in the same commit. `volume.seq` is not used."""
         with self._store.transaction() as db:
             db.execute(
-                "INSERT INTO volumes (id, token, name, size, fs, fs_given, block, used, parameters, created, source) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO volumes (id, token, name, size, fs, fs_given, block, used, parameters, created, source, "
+                "mutable) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(volume.id, volume.token, volume.name, volume.size, volume.fs, volume.fs_given, volume.block),
                     *(volume.used, json.dumps(dict(volume.parameters), sort_keys=True), volume.created, volume.source),
+                    json.dumps(dict(volume.mutable), sort_keys=True),
                 ),
             )
             self._store.settle(intent)
@@ -91,6 +103,11 @@ class Records:
         with self._store.transaction() as db:
             db.execute("UPDATE volumes SET size = ? WHERE id = ?", (size, volume_id))
             self._store.settle(intent)
+
+    def set_mutable(self, volume_id: str, mutable: Mapping[str, str]) -> None:
+        """Record the parameters of a volume that may change."""
+        text = json.dumps(dict(mutable), sort_keys=True)
+        self._store.execute("UPDATE volumes SET mutable = ? WHERE id = ?", (text, volume_id))
 
     def announce(self, kind: str, volume_id: str, **data: str) -> Intent:
         """Say what is about to be done to a volume."""
@@ -176,6 +193,7 @@ def _volume(row: Row) -> Volume:
         parameters=json.loads(row["parameters"]),
         created=row["created"],
         source=row["source"],
+        mutable=json.loads(row["mutable"]),
     )
 
 

@@ -20,8 +20,6 @@ def new_volume(request: pb.CreateVolumeRequest) -> NewVolume:
         InvalidArgument: a field is missing, hostile, or asks for what this driver has not got.
     """
     check_name(request.name)
-    if request.mutable_parameters:
-        raise InvalidArgument("mutable_parameters are not supported: this driver has no MODIFY_VOLUME")
     requirements = request.accessibility_requirements
     source, source_is_snapshot = _source(request)
     return NewVolume(
@@ -33,6 +31,7 @@ def new_volume(request: pb.CreateVolumeRequest) -> NewVolume:
         requisite=[dict(topology.segments) for topology in requirements.requisite],
         source=source,
         source_is_snapshot=source_is_snapshot,
+        mutable=dict(request.mutable_parameters),
     )
 
 

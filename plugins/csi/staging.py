@@ -22,6 +22,7 @@ from plugins.csi import expansion
 from plugins.csi.host import ext4, ext4_online, filesystems, mountoptions, mounts
 from plugins.csi.host.paths import Place, Roots
 from plugins.csi.host.syscalls import Status
+from plugins.csi.limits import Limits
 from plugins.csi.model import Capability, Staging, Volume
 from plugins.csi.pool.devices import Device, key_of, opened
 from plugins.csi.pool.pool import Pool
@@ -36,8 +37,9 @@ IMAGE = "nodeplug "  # begins the name that a volume's loop device carries; its 
 class Stagings:
     """Stage, unstage, and what both rest on. Callers hold the volume's lock."""
 
-    def __init__(self, records: Records, pool: Pool, roots: Roots) -> None:
+    def __init__(self, records: Records, pool: Pool, roots: Roots, limits: Limits) -> None:
         self._records = records
+        self._limits = limits
         self._pool = pool
         self._roots = roots
 
@@ -73,6 +75,11 @@ class Stagings:
             FailedPrecondition: something else is mounted at the path, or it is gone.
             DataLoss: the image does not hold what was recorded.
         """
+        device = self._ready(volume, staging)
+        self._limits.apply(volume, device)
+        return device
+
+    def _ready(self, volume: Volume, staging: Staging) -> Device:
         place = self._roots.place(staging.path, "staging_target_path")
         if staging.block:
             place.look()
@@ -110,6 +117,7 @@ class Stagings:
             if device:
                 self._unmount(place, device)
                 faults.point("csi.unstage.unmounted")
+                self._limits.clear(device)
                 self._pool.devices.detach(device, key_of(image))
                 faults.point("csi.unstage.detached")
                 os.fsync(image)

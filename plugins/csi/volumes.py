@@ -15,6 +15,7 @@ from plugins.core.errors import AlreadyExists, FailedPrecondition, InvalidArgume
 from plugins.csi import ids, paging, sizes
 from plugins.csi.capacity import Capacity
 from plugins.csi.host.filesystems import BLOCK, KNOWN
+from plugins.csi.limits import NAMES, Limits
 from plugins.csi.model import Capability, NewVolume, Volume
 from plugins.csi.pool.pool import Pool
 from plugins.csi.records import Records
@@ -36,6 +37,7 @@ class Volumes:
         capacity: Capacity,
         stagings: Stagings,
         sources: Sources,
+        limits: Limits,
         *,
         node: str,
         topology_key: str,
@@ -47,6 +49,7 @@ class Volumes:
         self._capacity = capacity
         self._stagings = stagings
         self._sources = sources
+        self._limits = limits
         self._node = node
         self._default_fs = default_fs
         self._default_size = default_size
@@ -63,7 +66,8 @@ class Volumes:
             NotFound: there is no such source.
         """
         fs, fs_given, block = _access(wanted.capabilities, self._default_fs)
-        _check_parameters(wanted.parameters)
+        self._check_parameters(wanted.parameters)
+        self._limits.check_mutable(wanted.mutable)
         size = sizes.plan(wanted.required, wanted.limit, minimum=self.smallest(fs), default=self._default_size)
         self._check_topology(wanted)
         existing = self._records.named(wanted.name)
@@ -98,14 +102,15 @@ class Volumes:
 
         Raises:
             InvalidArgument: the text cannot be a volume id of any driver.
-            NotFound: there is none on this node.
+            FailedPrecondition: it is another node's. NotFound: there is none.
         """
         check_id(volume_id)
         volume = self._records.volume(volume_id)
         if volume is None:
             known = ids.parse(volume_id)
-            elsewhere = f"; its node is {known.node!r}" if known and known.node != self._node else ""
-            raise NotFound(f"volume {volume_id!r} does not exist on node {self._node!r}{elsewhere}")
+            if known and known.node != self._node:
+                raise FailedPrecondition(f"volume {volume_id!r} lies on node {known.node!r}; this is {self._node!r}")
+            raise NotFound(f"volume {volume_id!r} does not exist on node {self._node!r}")
         return volume
 
     def to_delete(self, volume_id: str) -> Volume | None:
@@ -133,7 +138,7 @@ class Volumes:
         self, capabilities: tuple[Capability, ...], topology: Mapping[str, str], parameters: Mapping[str, str]
     ) -> int:
         """Bytes that the largest volume of this kind could have; 0 where none can be made here."""
-        _check_parameters(parameters)
+        self._check_parameters(parameters)
         if any(c.objection() for c in capabilities) or not self._matches(topology):
             return 0
         self._capacity.refresh()
@@ -173,6 +178,7 @@ class Volumes:
                     parameters=dict(wanted.parameters),
                     created=time.time(),
                     source=wanted.source,
+                    mutable=dict(wanted.mutable),
                 )
                 self._records.add(volume, intent)
             except BaseException:
@@ -181,6 +187,14 @@ class Volumes:
                 raise
         faults.point("csi.create.recorded")
         return volume
+
+    def _check_parameters(self, parameters: Mapping[str, str]) -> None:
+        """What the sidecars add for themselves is not ours to judge."""
+        unknown = sorted(key for key in parameters.keys() - NAMES if not key.startswith("csi.storage.k8s.io/"))
+        if unknown:
+            known = ", ".join(sorted(NAMES))
+            raise InvalidArgument(f"parameter {unknown[0][:64]!r} is not known; known are {known}")
+        self._limits.check(parameters)
 
     def _check_topology(self, wanted: NewVolume) -> None:
         if wanted.requisite and not any(self._matches(topology) for topology in wanted.requisite):
@@ -229,13 +243,6 @@ def _access(capabilities: tuple[Capability, ...], default_fs: str) -> tuple[str,
     mounted = any(not c.block for c in capabilities)
     fs = next(iter(named), default_fs) if mounted else ""
     return fs, bool(named), any(c.block for c in capabilities)
-
-
-def _check_parameters(parameters: Mapping[str, str]) -> None:
-    """Storage classes have no parameters of ours yet; what the sidecars add for themselves is not ours to judge."""
-    unknown = sorted(key for key in parameters if not key.startswith("csi.storage.k8s.io/"))
-    if unknown:
-        raise InvalidArgument(f"parameter {unknown[0][:64]!r} is not known; this driver has no parameters")
 
 
 def _compatible(existing: Volume, wanted: NewVolume) -> Volume:

@@ -97,7 +97,10 @@ def daemon(folder: Path) -> Iterator[Path]:
     work, socket = folder / "work", folder / "csi.sock"
     work.mkdir()
     settings = ("embedded_size=4GiB", "node_id=sanity-node", "volume_limit=100", f"allowed_roots=['{work}']")
-    settings += ("expansion=controller",)
+    (folder / "cgroup" / "kubepods").mkdir(parents=True)
+    (folder / "cgroup" / "cgroup.controllers").write_text("io\n")
+    (folder / "cgroup" / "kubepods" / "io.max").touch()
+    settings += ("expansion=controller", f"cgroup_root={folder / 'cgroup'}")
     argv = [sys.executable, "-m", "plugins", "csi", "serve", "--kubelet-dir", str(folder / "kubelet")]
     argv += ["--state-dir", str(folder / "state"), "--socket", str(socket)]
     argv += [part for setting in settings for part in ("--set", setting)]
@@ -130,12 +133,15 @@ def _wait(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
 def _sanity(program: Path, socket: Path, folder: Path, mode: str, *, verbose: bool) -> Outcome:
     report = folder / "report.json"
     work = folder / "work"
+    mutable = folder / "mutable.yaml"
+    mutable.write_text('readIOPS: "1000"\nwriteBytesPerSecond: 100Mi\n')
     argv = [
         str(program),
         f"--csi.endpoint=unix://{socket}",
         f"--csi.mountdir={work / 'mount'}",
         f"--csi.stagingdir={work / 'staging'}",
         f"--csi.testvolumesize={VOLUME_SIZE}",
+        f"--csi.testvolumemutableparameters={mutable}",
         f"--csi.testvolumeaccesstype={MODES[mode]}",
         f"--csi.testvolumeexpandsize={EXPANDED_SIZE}",
         "--csi.testnodevolumeattachlimit",

@@ -38,9 +38,7 @@ def add(records: Records, name: str) -> Volume:
 
 def lister(records: Records) -> Volumes:
     nothing = cast(Any, None)
-    return Volumes(
-        records, nothing, nothing, nothing, node="n", topology_key="k", default_fs="ext4", default_size=1 << 30
-    )
+    return Volumes(records, *([nothing] * 5), node="n", topology_key="k", default_fs="ext4", default_size=1 << 30)
 
 
 def test_a_volume_comes_back_as_it_was(records: Records) -> None:
