@@ -1,6 +1,6 @@
 # Every target calls ./dev, which does all set-up. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sanity bench gen check-gen setup pins
+.PHONY: help demo test lint sanity soak bench gen check-gen setup pins
 
 help:       ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ lint:       ## ruff, mypy and the import contracts only
 
 sanity:     ## csi-sanity, filesystem and block (needs root)
 	./dev sanity
+
+soak:       ## 200,000 random requests from eight callers (needs root); ./dev soak --help: other long runs
+	./dev soak fuzz
 
 bench:      ## measure against floors and peers: a table, and build/bench.json
 	./dev bench
