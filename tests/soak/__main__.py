@@ -24,7 +24,10 @@ def main(argv: Sequence[str]) -> int:
     fuzz.add_argument("--requests", type=int, default=200_000)
     fuzz.add_argument("--callers", type=int, default=8)
     fuzz.set_defaults(run=_fuzz)
-    for command in (fuzz,):
+    cuts = commands.add_parser("cuts", help="power cuts under load")
+    cuts.add_argument("--cuts", type=int, default=200)
+    cuts.set_defaults(run=_cuts)
+    for command in (fuzz, cuts):
         command.add_argument("--seed", type=int, default=secrets.randbits(32))
     options = parser.parse_args(argv)
     with _folder() as folder:
@@ -37,6 +40,17 @@ def _fuzz(options: argparse.Namespace, folder: Path) -> bool:
     with fuzzed(folder, options.seed) as fuzzer:
         figures = fuzzer.run(options.requests, options.callers, _say)
     for line in (*figures.bad[:50], *figures.left):
+        _say(line)
+    _say(str(figures))
+    return figures.good
+
+
+def _cuts(options: argparse.Namespace, folder: Path) -> bool:
+    from tests.soak.cuts import Plant
+
+    with contextlib.closing(Plant(folder, options.seed)) as plant:
+        figures = plant.run(options.cuts, _say)
+    for line in (*figures.lost[:50], *figures.odd[:50]):
         _say(line)
     _say(str(figures))
     return figures.good
