@@ -9,17 +9,19 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from plugins.core.errors import DataLoss, FailedPrecondition, OutOfRange
+from plugins.core.errors import Aborted, DataLoss, FailedPrecondition, OutOfRange
 from plugins.csi.pool import extents
 from plugins.csi.pool.extents import Range
 from plugins.csi.pool.pool import Pool
+from plugins.csi.records import Records
 from plugins.csi.snapshot_model import Snapshot
 
 
 class Changes:
     """Looks only, and takes no lock: what is opened stays what it was, even if its snapshot is deleted meanwhile."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, records: Records, pool: Pool) -> None:
+        self._records = records
         self._pool = pool
 
     def allocated(self, snapshot: Snapshot, start: int) -> Iterator[Range]:
@@ -60,6 +62,8 @@ class Changes:
         try:
             image = self._pool.snapshots.open(snapshot.token)
         except FileNotFoundError as error:
+            if self._records.under_way(snapshot.token):
+                raise Aborted(f"snapshot {snapshot.id!r} is being deleted; ask again") from error
             raise DataLoss(f"the image of snapshot {snapshot.id!r} is missing from the pool") from error
         stack.callback(os.close, image)
         return image

@@ -147,7 +147,9 @@ class CsiPlugin(Plugin[CsiConfig]):
             functools.partial(rpc.add_ControllerServicer_to_server, controller),
             functools.partial(rpc.add_GroupControllerServicer_to_server, GroupController(groups, locks)),
             functools.partial(rpc.add_NodeServicer_to_server, node),
-            functools.partial(rpc.add_SnapshotMetadataServicer_to_server, SnapshotMetadata(snapshots, Changes(pool))),
+            functools.partial(
+                rpc.add_SnapshotMetadataServicer_to_server, SnapshotMetadata(snapshots, Changes(records, pool))
+            ),
         )
 
 

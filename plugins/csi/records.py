@@ -121,6 +121,10 @@ class Records:
         """What was announced and neither done nor undone."""
         return self._store.intents()
 
+    def under_way(self, token: str) -> bool:
+        """Whether something was announced and not settled that makes or removes an image."""
+        return any(token in (*intent.data.get("tokens", ()), intent.data.get("token")) for intent in self.intents())
+
     def staging(self, volume_id: str) -> Staging | None:
         """Where a volume is staged."""
         row = self._store.one("SELECT * FROM stagings WHERE volume_id = ?", (volume_id,))

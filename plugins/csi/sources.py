@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plugins.core.errors import Aborted, DataLoss, InvalidArgument, NotFound, OutOfRange, ResourceExhausted
-from plugins.core.store import Intent
 from plugins.csi import ids, sizes
 from plugins.csi.cutting import Cutter
 from plugins.csi.host import filesystems
@@ -116,7 +115,7 @@ class Sources:
             known = self._volume(source.id) if source.volume else self._snapshot(source.id)
             if known is None:
                 raise NotFound(f"{source.id!r} has just been deleted") from error
-            if any(source.token in _tokens(intent) for intent in self._volumes.intents()):
+            if self._volumes.under_way(source.token):
                 raise Aborted(f"{source.id!r} is being deleted; ask again") from error
             raise DataLoss(f"the image of {source.id!r} is missing from the pool {self._pool.path}") from error
 
@@ -140,11 +139,6 @@ class _Descriptor:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
-
-
-def _tokens(intent: Intent) -> list[str]:
-    """The images that an intent speaks of, of whichever kind it is."""
-    return [*intent.data.get("tokens", ()), intent.data.get("token", "")]
 
 
 def _fill(fd: int, image: int, source: Source, size: int, fs: str) -> None:
