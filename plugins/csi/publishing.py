@@ -56,17 +56,17 @@ class Publications:
             capability.mode,
             capability.flags,
         )
-        staging = self._staged(volume, capability, staging_path)
+        staging, source = self._staged(volume, capability, staging_path)
         recorded = self._conflicts(wanted)
-        device = self._stagings.ensure(volume, staging)
+        device = self._stagings.ensure(volume, staging, source)
         if capability.block:
             self._show_device(device, place, wanted)
         else:
-            self._show_directory(device, staging, place, wanted, options.attributes)
+            self._show_directory(device, source, place, wanted, options.attributes)
         if not recorded:
             self._records.publish(wanted)
             faults.point("csi.publish.recorded")
-            logger.info("volume published", volume_id=volume.id, target=wanted.target, read_only=wanted.read_only)
+            logger.debug("volume published", volume_id=volume.id, target=wanted.target, read_only=wanted.read_only)
 
     def unpublish(self, volume: Volume, target: str) -> None:
         """The opposite of publish. Nothing of anybody else's is touched, whatever is at the target.
@@ -83,9 +83,9 @@ class Publications:
         if recorded:
             self._records.unpublish(volume.id, place.path)
             faults.point("csi.unpublish.recorded")
-            logger.info("volume unpublished", volume_id=volume.id, target=place.path)
+            logger.debug("volume unpublished", volume_id=volume.id, target=place.path)
 
-    def _staged(self, volume: Volume, capability: Capability, path: str) -> Staging:
+    def _staged(self, volume: Volume, capability: Capability, path: str) -> tuple[Staging, Place]:
         if not path:
             raise FailedPrecondition("staging_target_path is missing: this driver stages volumes first")
         place = self._roots.place(path, "staging_target_path")
@@ -95,7 +95,7 @@ class Publications:
         if staging.block != capability.block:
             how = "a device" if staging.block else "a filesystem"
             raise FailedPrecondition(f"volume {volume.id!r} is staged as {how}")
-        return staging
+        return staging, place
 
     def _conflicts(self, wanted: Publication) -> bool:
         """Whether exactly this is recorded already (CSI, NodePublishVolume: the table of second calls)."""
@@ -118,7 +118,7 @@ class Publications:
         return bool(status and status.mount_root)
 
     def _show_directory(
-        self, device: Device, staging: Staging, place: Place, wanted: Publication, attributes: int
+        self, device: Device, source: Place, place: Place, wanted: Publication, attributes: int
     ) -> None:
         with _parent(place) as directory:
             status = _make_target(place, directory, block=False)
@@ -130,7 +130,6 @@ class Publications:
                 mounts.unmount(directory, place.name, place.path)  # what a killed call with other wishes left
             if wanted.read_only:
                 attributes |= syscalls.MOUNT_ATTR_RDONLY
-            source = self._roots.place(staging.path, "staging_target_path")
             with _parent(source) as above, source.opened(above) as mounted, place.opened(directory) as target:
                 mounts.bind(mounted, target, attributes)
         faults.point("csi.publish.bound")

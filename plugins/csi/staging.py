@@ -62,27 +62,30 @@ class Stagings:
             raise AlreadyExists(f"volume {volume.id!r} is staged there with another capability")
         if fs and fs != volume.fs:
             volume = self._retype(volume, fs)
-        self.ensure(volume, wanted)
+        if capability.block:
+            place.look()  # nothing is mounted there; a path that leads elsewhere is refused all the same
+        self.ensure(volume, wanted, place)
         if recorded is None:
             self._records.stage(wanted)
             faults.point("csi.stage.recorded")
-            logger.info("volume staged", volume_id=volume.id, path=wanted.path)
+            logger.debug("volume staged", volume_id=volume.id, path=wanted.path)
 
-    def ensure(self, volume: Volume, staging: Staging) -> Device:
+    def ensure(self, volume: Volume, staging: Staging, place: Place) -> Device:
         """Let what is recorded, or about to be, be so: attached, and mounted unless it is raw.
+
+        Args:
+            place: the staging's path.
 
         Raises:
             FailedPrecondition: something else is mounted at the path, or it is gone.
             DataLoss: the image does not hold what was recorded.
         """
-        device = self._ready(volume, staging)
+        device = self._ready(volume, staging, place)
         self._limits.apply(volume, device)
         return device
 
-    def _ready(self, volume: Volume, staging: Staging) -> Device:
-        place = self._roots.place(staging.path, "staging_target_path")
+    def _ready(self, volume: Volume, staging: Staging, place: Place) -> Device:
         if staging.block:
-            place.look()
             with self._pool.opened(volume.token) as image:
                 device = self._pool.devices.attach(image, IMAGE + volume.token)
                 faults.point("csi.stage.attached")
@@ -124,7 +127,7 @@ class Stagings:
         if recorded:
             self._records.unstage(volume.id)
             faults.point("csi.unstage.recorded")
-            logger.info("volume unstaged", volume_id=volume.id, path=place.path)
+            logger.debug("volume unstaged", volume_id=volume.id, path=place.path)
 
     def check_unused(self, volume: Volume) -> None:
         """Make sure that nothing on this node uses a volume; what a killed stage left attached is let go.
