@@ -14,7 +14,7 @@ test:       ## check everything: lint, types, layers, generated code, tests, csi
 lint:       ## ruff, mypy and the import contracts only
 	./dev lint
 
-sanity:     ## csi-sanity, filesystem and block (needs root)
+sanity:     ## csi-sanity, filesystem and block, each with and without attach (needs root)
 	./dev sanity
 
 soak:       ## 200,000 random requests from eight callers (needs root); ./dev soak --help: other long runs

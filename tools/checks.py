@@ -77,6 +77,8 @@ STEPS = (
     _tests("system", 600),
     _sanity("filesystem"),
     _sanity("block"),
+    _sanity("filesystem-attach"),
+    _sanity("block-attach"),
 )
 
 

@@ -100,6 +100,13 @@ class CsiConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
         str | None,
         Meta(description="The cgroup above all pods, relative to cgroup_root. Unset: kubepods.slice or kubepods."),
     ] = None
+    attach: Annotated[
+        bool,
+        Meta(
+            description="Whether volumes must be attached (ControllerPublishVolume) before they can be staged. They "
+            "lie on their node and need it not: only for clusters whose CSIDriver object says attachRequired."
+        ),
+    ] = False
     expansion: Annotated[
         str,
         Meta(

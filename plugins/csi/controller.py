@@ -11,6 +11,8 @@ from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core.errors import InvalidArgument
 from plugins.core.locks import KeyedLocks
 from plugins.csi import ids, requests
+from plugins.csi.attaching import Attachments
+from plugins.csi.controller_attach import ControllerAttach
 from plugins.csi.controller_expand import ControllerExpand
 from plugins.csi.controller_health import ControllerHealth
 from plugins.csi.controller_modify import ControllerModify
@@ -38,10 +40,18 @@ _CAPABILITIES = (
     _Rpc.GET_VOLUME_HEALTH,
     _Rpc.LIST_VOLUME_HEALTH,
 )
+_ATTACHING = (_Rpc.PUBLISH_UNPUBLISH_VOLUME, _Rpc.PUBLISH_READONLY, _Rpc.LIST_VOLUMES_PUBLISHED_NODES)
 
 
 @only_own_methods
-class Controller(ControllerExpand, ControllerHealth, ControllerModify, ControllerSnapshots, rpc.ControllerServicer):
+class Controller(
+    ControllerAttach,
+    ControllerExpand,
+    ControllerHealth,
+    ControllerModify,
+    ControllerSnapshots,
+    rpc.ControllerServicer,
+):
     """Volumes of this node, made and listed."""
 
     def __init__(
@@ -50,6 +60,7 @@ class Controller(ControllerExpand, ControllerHealth, ControllerModify, Controlle
         health: Health,
         snapshots: Snapshots,
         limits: Limits,
+        attachments: Attachments,
         locks: KeyedLocks,
         *,
         expansion: Expansion | None = None,
@@ -63,11 +74,14 @@ class Controller(ControllerExpand, ControllerHealth, ControllerModify, Controlle
         self._health = health
         self._snapshots = snapshots
         self._limits = limits
+        self._attachments = attachments
         self._locks = locks
         self._expansion = expansion
         kinds = [*_CAPABILITIES]
         if expansion:
             kinds.append(_Rpc.EXPAND_VOLUME)
+        if attachments.on:
+            kinds += _ATTACHING
         if limits.available:
             kinds.append(_Rpc.MODIFY_VOLUME)
         self._capabilities = pb.ControllerGetCapabilitiesResponse(
@@ -95,6 +109,7 @@ class Controller(ControllerExpand, ControllerHealth, ControllerModify, Controlle
             with self._locks.hold(volume.id, _name_key(volume.name)):
                 again = self._volumes.to_delete(volume.id)  # it may have gone before we had the lock
                 if again:
+                    self._attachments.check_detached(again)
                     self._volumes.delete(again)
         return pb.DeleteVolumeResponse()
 
@@ -119,8 +134,12 @@ class Controller(ControllerExpand, ControllerHealth, ControllerModify, Controlle
     def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesResponse:
         """A page of volumes in the order of their creation. No lock: one read."""
         page, next_token = self._volumes.page(request.starting_token, request.max_entries)
-        entries = [pb.ListVolumesResponse.Entry(volume=_message(v, self._volumes.topology)) for v in page]
-        return pb.ListVolumesResponse(entries=entries, next_token=next_token)
+        response = pb.ListVolumesResponse(next_token=next_token)
+        for volume in page:
+            entry = response.entries.add(volume=_message(volume, self._volumes.topology))
+            if self._attachments.on:
+                entry.status.published_node_ids.extend(self._attachments.nodes(volume))
+        return response
 
     def ControllerGetVolume(
         self, request: pb.ControllerGetVolumeRequest, context: grpc.ServicerContext
@@ -129,6 +148,7 @@ class Controller(ControllerExpand, ControllerHealth, ControllerModify, Controlle
         volume = self._volumes.get(requests.volume_id(request.volume_id))
         response = pb.ControllerGetVolumeResponse(volume=_message(volume, self._volumes.topology))
         response.status.SetInParent()
+        response.status.published_node_ids.extend(self._attachments.nodes(volume))
         return response
 
     @translated

@@ -19,6 +19,8 @@ EXPAND = ("csi.expand.announced", "csi.expand.longer", "csi.expand.durable", "cs
 EXPAND_BLOCK = (*EXPAND, "csi.expand.device")
 EXPAND_MOUNT = (*EXPAND_BLOCK, "csi.expand.filesystem")
 MODIFY = ("csi.modify.recorded", "csi.modify.applied")
+ATTACH = ("csi.attach.recorded",)
+DETACH = ("csi.detach.recorded",)
 GROW = ("csi.grow.copied", "csi.grow.changed", "csi.grow.named", "csi.grow.recorded")
 _CUT = ("announced", "hidden", "frozen", "filled", "named", "durable", "recorded")
 _GONE = ("delete.announced", "delete.removed", "delete.recorded")
@@ -32,7 +34,7 @@ ALL = frozenset(
     point
     for operation in (
         *(CREATE, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL),
-        *(EXPAND_MOUNT, GROW, MODIFY, SNAPSHOT, SNAPSHOT_DELETE, GROUP, GROUP_DELETE),
+        *(EXPAND_MOUNT, GROW, MODIFY, ATTACH, DETACH, SNAPSHOT, SNAPSHOT_DELETE, GROUP, GROUP_DELETE),
     )
     for point in operation
 )

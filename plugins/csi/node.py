@@ -10,6 +10,7 @@ from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core.locks import KeyedLocks
 from plugins.csi import requests
+from plugins.csi.attaching import Attachments
 from plugins.csi.expansion import Expansion
 from plugins.csi.health import Health
 from plugins.csi.node_expand import NodeExpand
@@ -45,6 +46,7 @@ class Node(NodeExpand, NodeHealth, rpc.NodeServicer):
         stats: Stats,
         expansion: Expansion,
         health: Health,
+        attachments: Attachments,
         locks: KeyedLocks,
         *,
         node_id: str,
@@ -57,6 +59,7 @@ class Node(NodeExpand, NodeHealth, rpc.NodeServicer):
         self._stats = stats
         self._expansion = expansion
         self._health = health
+        self._attachments = attachments
         self._locks = locks
         topology = pb.Topology(segments=volumes.topology)
         self._info = pb.NodeGetInfoResponse(
@@ -85,7 +88,9 @@ class Node(NodeExpand, NodeHealth, rpc.NodeServicer):
         path = requests.path(request.staging_target_path, "staging_target_path")
         volume_id = requests.volume_id(request.volume_id)
         with self._locks.hold(volume_id, _path_key(path)):
-            self._stagings.stage(self._volumes.get(volume_id), capability, path)
+            volume = self._volumes.get(volume_id)
+            self._attachments.read_only(volume)
+            self._stagings.stage(volume, capability, path)
         return pb.NodeStageVolumeResponse()
 
     @translated
@@ -109,7 +114,8 @@ class Node(NodeExpand, NodeHealth, rpc.NodeServicer):
         volume_id = requests.volume_id(request.volume_id)
         with self._locks.hold(volume_id, _path_key(target)):
             volume = self._volumes.get(volume_id)
-            self._publications.publish(volume, capability, request.staging_target_path, target, request.readonly)
+            read_only = request.readonly or self._attachments.read_only(volume)
+            self._publications.publish(volume, capability, request.staging_target_path, target, read_only)
         return pb.NodePublishVolumeResponse()
 
     @translated

@@ -12,6 +12,8 @@ from plugins.core.plugin import Listener, Plugin, Runtime, Server, Service
 from plugins.core.registration.watcher import CSI, WatcherRegistration
 from plugins.csi import config as settings
 from plugins.csi import reconcile, snapshot_reconcile
+from plugins.csi.attaching import Attachments
+from plugins.csi.attachment_records import AttachmentRecords
 from plugins.csi.capacity import Capacity
 from plugins.csi.changes import Changes
 from plugins.csi.config import CsiConfig
@@ -127,6 +129,13 @@ class CsiPlugin(Plugin[CsiConfig]):
             self._snapshots, records, pool, account, cutter, node=self._node, topology=volumes.topology
         )
         groups = Groups(self._snapshots, records, pool, account, cutter, node=self._node, topology=volumes.topology)
+        attachments = Attachments(
+            AttachmentRecords(self.runtime.store),
+            stagings,
+            node=self._node,
+            limit=config.volume_limit,
+            on=config.attach,
+        )
         locks = KeyedLocks("volume")
         node = Node(
             volumes,
@@ -135,12 +144,19 @@ class CsiPlugin(Plugin[CsiConfig]):
             Stats(records),
             expansion,
             health,
+            attachments,
             locks,
             node_id=self._node,
             volume_limit=config.volume_limit,
         )
-        controller = Controller(  # type: ignore[abstract]
-            volumes, health, snapshots, limits, locks, expansion=expansion if config.expansion == "controller" else None
+        controller = Controller(
+            volumes,
+            health,
+            snapshots,
+            limits,
+            attachments,
+            locks,
+            expansion=expansion if config.expansion == "controller" else None,
         )
         return (
             functools.partial(rpc.add_IdentityServicer_to_server, Identity(self._driver, _version(), pool.check)),

@@ -88,8 +88,9 @@ class Records:
     def remove(self, volume_id: str, intent: Intent) -> None:
         """Forget a volume and everything about it; settles its intent."""
         with self._store.transaction() as db:
-            for table, column in (("publications", "volume_id"), ("stagings", "volume_id"), ("volumes", "id")):
-                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (volume_id,))
+            for table in ("publications", "stagings", "attachments"):
+                db.execute(f"DELETE FROM {table} WHERE volume_id = ?", (volume_id,))
+            db.execute("DELETE FROM volumes WHERE id = ?", (volume_id,))
             self._store.settle(intent)
 
     def retype(self, volume_id: str, fs: str, intent: Intent) -> None:

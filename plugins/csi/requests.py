@@ -43,8 +43,10 @@ def capabilities(messages: Iterable[pb.VolumeCapability]) -> tuple[Capability, .
     return found
 
 
-def capability(request: pb.NodeStageVolumeRequest | pb.NodePublishVolumeRequest) -> Capability:
-    """The capability of a node call."""
+def capability(
+    request: pb.NodeStageVolumeRequest | pb.NodePublishVolumeRequest | pb.ControllerPublishVolumeRequest,
+) -> Capability:
+    """The capability of a call that uses a volume in one way."""
     if not request.HasField("volume_capability"):
         raise InvalidArgument("volume_capability is missing")
     if request.volume_context.get(_EPHEMERAL) == "true":

@@ -1,4 +1,4 @@
-"""csi-sanity against the real daemon: `python tests/sanity/run.py [filesystem|block ...]`, as root.
+"""csi-sanity against the real daemon: `python tests/sanity/run.py [MODE ...]`, as root.
 
 Each mode gets a fresh daemon on temporary folders with an embedded pool of its own. The last line of a mode is
 `csi-sanity: N passed, N failed, N skipped (MODE)`; exit code 0: nothing failed and nothing was left behind.
@@ -27,7 +27,13 @@ sys.path.insert(0, str(ROOT))
 from tests.sanity.build import BuildFailed, find_or_build  # noqa: E402 - the folder is on the path only now
 from tools import leaks  # noqa: E402
 
-MODES = {"filesystem": "mount", "block": "block"}
+# (access type, whether volumes are attached first)
+MODES = {
+    "filesystem": ("mount", False),
+    "block": ("block", False),
+    "filesystem-attach": ("mount", True),
+    "block-attach": ("block", True),
+}
 VOLUME_SIZE = 64 << 20  # bytes; csi-sanity would take 10 GiB
 EXPANDED_SIZE = 96 << 20
 # Specs that no driver can pass. What they are meant to see, tests/system/csi sees.
@@ -80,7 +86,7 @@ def run(program: Path, mode: str, *, verbose: bool = False) -> Outcome:
     """One mode from start to clean-up; prints as it goes."""
     folder = Path(tempfile.mkdtemp(prefix=leaks.PREFIX, dir="/tmp"))
     try:
-        with daemon(folder) as socket:
+        with daemon(folder, attach=MODES[mode][1]) as socket:
             print(f"csi-sanity {mode}: daemon serves on {socket}", flush=True)
             outcome = _sanity(program, socket, folder, mode, verbose=verbose)
         outcome.failures += [f"left behind: {thing}" for thing in _left(folder)]
@@ -92,15 +98,15 @@ def run(program: Path, mode: str, *, verbose: bool = False) -> Outcome:
 
 
 @contextlib.contextmanager
-def daemon(folder: Path) -> Iterator[Path]:
+def daemon(folder: Path, *, attach: bool) -> Iterator[Path]:
     """`nodeplug csi serve` below a folder; gives its socket."""
     work, socket = folder / "work", folder / "csi.sock"
     work.mkdir()
-    settings = ("embedded_size=4GiB", "node_id=sanity-node", "volume_limit=100", f"allowed_roots=['{work}']")
+    settings = ["embedded_size=4GiB", "node_id=sanity-node", "volume_limit=20", f"allowed_roots=['{work}']"]
     (folder / "cgroup" / "kubepods").mkdir(parents=True)
     (folder / "cgroup" / "cgroup.controllers").write_text("io\n")
     (folder / "cgroup" / "kubepods" / "io.max").touch()
-    settings += ("expansion=controller", f"cgroup_root={folder / 'cgroup'}")
+    settings += ["expansion=controller", f"cgroup_root={folder / 'cgroup'}", f"attach={str(attach).lower()}"]
     argv = [sys.executable, "-m", "plugins", "csi", "serve", "--kubelet-dir", str(folder / "kubelet")]
     argv += ["--state-dir", str(folder / "state"), "--socket", str(socket)]
     argv += [part for setting in settings for part in ("--set", setting)]
@@ -142,7 +148,7 @@ def _sanity(program: Path, socket: Path, folder: Path, mode: str, *, verbose: bo
         f"--csi.stagingdir={work / 'staging'}",
         f"--csi.testvolumesize={VOLUME_SIZE}",
         f"--csi.testvolumemutableparameters={mutable}",
-        f"--csi.testvolumeaccesstype={MODES[mode]}",
+        f"--csi.testvolumeaccesstype={MODES[mode][0]}",
         f"--csi.testvolumeexpandsize={EXPANDED_SIZE}",
         "--csi.testnodevolumeattachlimit",
         f"--ginkgo.json-report={report}",

@@ -154,11 +154,20 @@ def scan() -> Iterator[tuple[Device, LoopStatus]]:
                 continue
             raise
         try:
-            found = loop.status(fd)
+            found = _status(fd)
             if found:
                 yield Device(int(entry.removeprefix("loop")), os.fstat(fd).st_rdev), found
         finally:
             os.close(fd)
+
+
+def _status(fd: int) -> LoopStatus | None:
+    try:
+        return loop.status(fd)
+    except OSError as error:
+        if error.errno == errno.EIO:  # its file lies on a filesystem that has shut down: no image that anybody can open
+            return None
+        raise
 
 
 def shows(device: Device) -> LoopStatus | None:
