@@ -30,9 +30,12 @@ def registry_socket(kubelet_dir: Path, state_dir: Path, rule: Rule) -> Path:
     return kubelet_dir / "plugins_registry" / f"{_stem(state_dir, rule)}-reg.sock"
 
 
-def longest(kubelet_dir: Path) -> Path:
-    """A path as long as any socket's below this directory: what fits here fits for every resource."""
-    return kubelet_dir / "plugins_registry" / f"nodeplug-{'x' * _READABLE}-{'x' * _UNIQUE}-reg.sock"
+def likeness(kubelet_dir: Path, rule: Rule) -> Path:
+    """A path as long as that of the resource's socket, for a check before there is a state directory."""
+    stem = f"nodeplug-{rule.name[:_READABLE]}-{'x' * _UNIQUE}"
+    if rule.style == "watcher":
+        return kubelet_dir / "plugins_registry" / f"{stem}-reg.sock"
+    return kubelet_dir / "device-plugins" / f"{stem}.sock"
 
 
 def _stem(state_dir: Path, rule: Rule) -> str:

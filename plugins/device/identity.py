@@ -13,6 +13,7 @@ Only sysfs is read: the udev database may not be there (containers) and comes la
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ def _wishes(sys_path: str, identity: Identity) -> Iterator[str]:
     yield identity.name
     yield _hashed(identity.name, identity.place)
     yield _hashed(identity.name, sys_path)
+    for number in itertools.count(1):  # each of the three is reserved for another device that was here before
+        yield _hashed(identity.name, f"{sys_path}#{number}")
 
 
 def _serial(found: KernelObject) -> tuple[str, ...] | None:

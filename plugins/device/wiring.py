@@ -33,7 +33,7 @@ SPEC: DaemonSpec[DeviceConfig] = DaemonSpec(
     config=DeviceConfig,
     build=_build,
     describe=describe,
-    sockets=lambda config: (endpoints.longest(config.kubelet_dir),),
+    sockets=lambda config: [endpoints.likeness(config.kubelet_dir, rule) for rule in resources.read(config)],
     tools=tools.add,
     quiet=frozenset({"GetDevicePluginOptions", "GetPreferredAllocation"}),
 )

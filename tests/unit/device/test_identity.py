@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plugins.device.hardware import Device, KernelObject
@@ -121,6 +121,7 @@ operations = st.lists(
 
 
 @given(operations)
+@example([(True, path, "n-m", place) for path, place in ("aq", "cq", "bq", "ap", "bp")])  # every wish is reserved
 def test_no_two_devices_ever_have_one_id_and_none_changes_while_it_is_there(
     steps: list[tuple[bool, str, str, str]],
 ) -> None:
