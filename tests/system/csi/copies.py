@@ -28,9 +28,10 @@ def unsnapshot(driver: Driver, snapshot_id: str) -> None:
     driver.controller.DeleteSnapshot(pb.DeleteSnapshotRequest(snapshot_id=snapshot_id), timeout=30)
 
 
-def listed(driver: Driver, **filters: str) -> list[str]:
+def listed(driver: Driver, source_volume_id: str = "", snapshot_id: str = "") -> list[str]:
     """The ids of the snapshots that ListSnapshots gives, all in one page."""
-    found = driver.controller.ListSnapshots(pb.ListSnapshotsRequest(**filters), timeout=30)
+    request = pb.ListSnapshotsRequest(source_volume_id=source_volume_id, snapshot_id=snapshot_id)
+    found = driver.controller.ListSnapshots(request, timeout=30)
     return [entry.snapshot.snapshot_id for entry in found.entries]
 
 
@@ -103,7 +104,7 @@ def checksums(directory: Path) -> dict[str, str]:
 
 def check_clean(driver: Driver, folder: str, an_id: str, kind: str) -> None:
     """The filesystem in an image has no error and needs no recovery; a look only."""
-    image = driver.pool / folder / f"{an_id.partition('.')[0]}.img"
+    image = str(driver.pool / folder / f"{an_id.partition('.')[0]}.img")
     argv = ["e2fsck", "-f", "-n", image] if kind == "ext4" else ["xfs_repair", "-n", "-f", image]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import subprocess
-from pathlib import Path
 
 import grpc
 import pytest
@@ -162,6 +161,6 @@ def test_a_copy_that_is_killed_half_way(driver: Driver, point: str, of: str) -> 
 
 def uuid(driver: Driver, volume: str) -> str:
     """The UUID of the filesystem in an image."""
-    image: Path = driver.pool / "volumes" / f"{volume.partition('.')[0]}.img"
+    image = str(driver.pool / "volumes" / f"{volume.partition('.')[0]}.img")
     argv = ["blkid", "-p", "-o", "value", "-s", "UUID", image]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
