@@ -6,7 +6,7 @@ which costs about 3 MiB. Without it every call here is a no-op.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 Kind = Literal["Counter", "Gauge", "Histogram"]
@@ -25,6 +25,7 @@ class Metric:
         self._help = help_text
         self._labels = tuple(labels)
         self._real: Any = None
+        self._sources: dict[tuple[str, ...], Callable[[], float]] = {}
         _declared.append(self)
         if _enabled:
             self.bind()
@@ -34,6 +35,8 @@ class Metric:
         import prometheus_client
 
         self._real = getattr(prometheus_client, self._kind)(self._name, self._help, self._labels)
+        for values, source in self._sources.items():
+            self._attach(values, source)
 
     def inc(self, amount: float = 1.0, **labels: str) -> None:
         """Counter or gauge: add."""
@@ -44,6 +47,16 @@ class Metric:
         """Gauge: the current value."""
         if self._real is not None:
             (self._real.labels(**labels) if labels else self._real).set(value)
+
+    def follow(self, source: Callable[[], float], **labels: str) -> None:
+        """Gauge: ask for the value whenever somebody reads the metrics; a later source takes an earlier one's place."""
+        values = tuple(labels[name] for name in self._labels)
+        self._sources[values] = source
+        if self._real is not None:
+            self._attach(values, source)
+
+    def _attach(self, values: tuple[str, ...], source: Callable[[], float]) -> None:
+        (self._real.labels(*values) if values else self._real).set_function(source)
 
     def observe(self, value: float, **labels: str) -> None:
         """Histogram: one more value (seconds, bytes)."""

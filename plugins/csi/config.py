@@ -15,6 +15,8 @@ from plugins.core.plugin import state_dir
 from plugins.core.units import Bytes, Seconds
 from plugins.csi.ids import MAX_NODE
 
+DEFAULT_POOL = "default"  # what people and metrics call the one that `pool` names
+
 # CSI, GetPluginInfo: at most 63 characters, and a letter at both ends.
 _DRIVER_NAME = re.compile(r"[a-zA-Z](?:[A-Za-z0-9.-]{0,61}[a-zA-Z])?")
 _NODE_ID = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")  # a Kubernetes node name (RFC 1123)

@@ -29,7 +29,8 @@ class Ledger:
         held: dict[str, int] = {}
         for row in self.snapshots:
             held[row["source_id"]] = max(held.get(row["source_id"], 0), row["held"])
-        return sum(row["size"] for row in self.volumes) + sum(held.values())
+        sizes: list[int] = [row["size"] for row in self.volumes]
+        return sum(sizes) + sum(held.values())
 
     def announced(self, text: str) -> bool:
         """Whether an open intent is about this token or id."""

@@ -13,8 +13,6 @@ from plugins.csi.config import CsiConfig
 from plugins.csi.host import mountinfo
 from plugins.csi.pool import marker, space
 
-DEFAULT = "default"
-
 
 @dataclass(frozen=True)
 class Template:
@@ -57,7 +55,7 @@ def pools(config: CsiConfig) -> list[PoolView]:
     mount = mountinfo.containing(mountinfo.read(), path.resolve()) if there else None
     return [
         PoolView(
-            name=DEFAULT,
+            name=settings.DEFAULT_POOL,
             path=str(path),
             image=str(embedded) if embedded else None,
             filesystem=mount.filesystem if mount else "",

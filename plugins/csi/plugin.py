@@ -11,7 +11,7 @@ from plugins.core.locks import KeyedLocks
 from plugins.core.plugin import Listener, Plugin, Runtime, Server, Service
 from plugins.core.registration.watcher import CSI, WatcherRegistration
 from plugins.csi import config as settings
-from plugins.csi import reconcile, snapshot_reconcile
+from plugins.csi import pool_metrics, reconcile, snapshot_reconcile
 from plugins.csi.attaching import Attachments
 from plugins.csi.attachment_records import AttachmentRecords
 from plugins.csi.capacity import Capacity
@@ -105,6 +105,7 @@ class CsiPlugin(Plugin[CsiConfig]):
         config, records = self.runtime.config, self._records
         promised = records.promised() + self._snapshots.all_held()
         capacity = Capacity(pool, promised, reserve=config.reserve, overcommit=config.overcommit)
+        pool_metrics.follow(settings.DEFAULT_POOL, pool, capacity)
         roots = Roots(settings.allowed_roots(config))
         limits = Limits(records, pool, *cgroups.find(config.cgroup_root, config.cgroup_parent))
         limits.reapply()

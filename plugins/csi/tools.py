@@ -1,4 +1,4 @@
-"""Commands for people: `nodeplug csi volumes | pools | doctor`."""
+"""Commands for people: `nodeplug csi volumes | pools [init] | doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugins.core.errors import ConfigError, NotFound
+from plugins.core.errors import ConfigError, FailedPrecondition, NotFound
 from plugins.core.plugin import state_dir
 from plugins.core.units import Bytes
 from plugins.csi import config as settings
@@ -40,6 +40,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         add_config_options(command)
         command.add_argument("--output", choices=("table", "json"), default="table")
         command.set_defaults(run=run)
+
+    init = pools.add_subparsers(metavar="ACTION").add_parser(
+        "init", help="make a blank disk the filesystem of a pool; refuses where anything shows that it holds data"
+    )
+    add_config_options(init)
+    init.add_argument("--output", choices=("table", "json"), default="table")
+    init.add_argument("device", type=Path, metavar="DEVICE", help="the disk, as /dev/disk/by-id/...")
+    init.set_defaults(run=_init)
 
 
 def describe_pool(config: CsiConfig) -> str:
@@ -89,6 +97,28 @@ def _pools(args: argparse.Namespace) -> int:
             print(f"template {template.name} in {pool.name}: {Bytes(template.allocated_bytes)} on disk")
         if pool.total_bytes is None:
             print(f"{pool.name}: the pool is not mounted at {pool.path}; the daemon mounts it when it starts")
+    return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from plugins.core.cli import load_config
+    from plugins.csi.pool import disk, marker
+    from plugins.csi.wiring import SPEC
+
+    config = load_config(SPEC, args)
+    path, image = settings.pool_path(config).absolute(), settings.pool_image(config)
+    for there in (path / marker.NAME, image):
+        if there.exists():
+            raise FailedPrecondition(f"there is a pool already ({there}); the disk was not touched")
+    identity = disk.prepare(args.device)
+    if args.output == "json":
+        said = {"uuid": identity, "path": str(path), "fstab": disk.fstab(identity, path)}
+        print(json.dumps({**said, "unit": disk.unit(identity, path)}, indent=2))
+        return 0
+    print(f"{args.device} is an XFS filesystem that shares blocks now: UUID {identity}")
+    print(f"Mount it before the daemon starts. In /etc/fstab:\n\n{disk.fstab(identity, path)}\n")
+    print(f"or as a systemd unit in the file $(systemd-escape --path --suffix=mount {path}):\n")
+    print(disk.unit(identity, path))
     return 0
 
 
