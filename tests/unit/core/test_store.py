@@ -115,3 +115,14 @@ def test_it_is_as_durable_as_it_says(tmp_path: Path) -> None:
     store.close()
     assert not os.path.exists(tmp_path / "s.db-wal")
     assert sqlite3.connect(tmp_path / "s.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_no_commit_makes_the_log_longer(tmp_path: Path) -> None:
+    """A commit that appends costs twice as much as one that overwrites."""
+    store = Store(tmp_path / "s.db", [FIRST])
+    log = tmp_path / "s.db-wal"
+    size = log.stat().st_size
+    assert size >= 128 * 4096
+    for number in range(300):
+        store.execute("INSERT INTO volumes VALUES (?)", (f"volume {number}",))
+        assert log.stat().st_size == size
