@@ -1,4 +1,4 @@
-"""Commands for people: `nodeplug csi volumes | pools [init] | doctor`."""
+"""Commands for people: `nodeplug csi volumes | snapshots | pools [init] | doctor`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from plugins.core.errors import ConfigError, FailedPrecondition, NotFound
 from plugins.core.plugin import state_dir
 from plugins.core.units import Bytes
 from plugins.csi import config as settings
+from plugins.csi import tools_snapshots
 from plugins.csi.config import CsiConfig
 from plugins.csi.host import mountinfo
 
@@ -33,6 +34,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_config_options(volumes)
     volumes.add_argument("--output", choices=("table", "json"), default="table")
     volumes.set_defaults(run=_volumes)
+
+    tools_snapshots.add(commands)
 
     pools = commands.add_parser("pools", help="size of the pools, and what of it is promised")
     doctor = commands.add_parser("doctor", help="find what does not fit together, and say what to do; changes nothing")
@@ -78,7 +81,7 @@ def _volumes(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps({"volumes": rows}, indent=2))
     else:
-        _print_table([_COLUMNS, *(_cells(row) for row in rows)])
+        print_table([_COLUMNS, *(_cells(row) for row in rows)])
     return 0
 
 
@@ -91,7 +94,7 @@ def _pools(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps({"pools": [dataclasses.asdict(pool) for pool in found]}, indent=2))
         return 0
-    _print_table([_POOL_COLUMNS, *(_pool_cells(pool) for pool in found)])
+    print_table([_POOL_COLUMNS, *(_pool_cells(pool) for pool in found)])
     for pool in found:
         for template in pool.templates:
             print(f"template {template.name} in {pool.name}: {Bytes(template.allocated_bytes)} on disk")
@@ -143,7 +146,7 @@ def _print_report(report: Report) -> None:
     for note in report.notes:
         print(f"note: {note}")
     if report.findings:
-        _print_table([("FINDING", "WHERE", "WHAT"), *((f.kind, f.subject, f.message) for f in report.findings)])
+        print_table([("FINDING", "WHERE", "WHAT"), *((f.kind, f.subject, f.message) for f in report.findings)])
         print("what to do:")
     for found in report.findings:
         print(f"  {found.subject}: {found.advice}")
@@ -206,7 +209,8 @@ def _pool_cells(pool: PoolView) -> list[str]:
     ]
 
 
-def _print_table(table: Sequence[Sequence[str]]) -> None:
+def print_table(table: Sequence[Sequence[str]]) -> None:
+    """Columns, the first row being their names."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

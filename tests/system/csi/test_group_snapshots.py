@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import grpc
 import pytest
@@ -26,6 +30,8 @@ from tests.system.csi.copies import (
     unsnapshot,
 )
 from tests.system.csi.kit import Driver, dies, refused
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Member:
@@ -203,3 +209,19 @@ def test_killed_while_it_is_deleted(driver: Driver, point: str) -> None:
     driver.restart()
     assert_no_snapshot(driver)
     ungroup(driver, made.group_snapshot_id)
+
+
+def test_snapshots_are_listed_for_people_beside_the_running_daemon(driver: Driver) -> None:
+    volume = driver.create("ext4")
+    made = group(driver, [volume], "of one")
+    argv = [sys.executable, "-m", "plugins", "csi", "snapshots", "--state-dir", str(driver.root / "state")]
+    table = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert table[0].split()[0] == "ID"
+    assert made.snapshots[0].snapshot_id in table[1]
+    assert "of one" in table[1]
+    listing = subprocess.run([*argv, "--output", "json"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [row] = json.loads(listing)["snapshots"]
+    assert (row["source_volume_id"], row["name"], row["group_id"]) == (volume, None, made.group_snapshot_id)
+    seconds, _, nanoseconds = row["created"].removesuffix("Z").partition(".")
+    assert int(nanoseconds) == made.creation_time.nanos
+    assert seconds == made.creation_time.ToDatetime().strftime("%Y-%m-%dT%H:%M:%S")
