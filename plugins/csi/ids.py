@@ -6,8 +6,8 @@ that is made again under an old name is another volume.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from dataclasses import dataclass
 
 VOLUME, SNAPSHOT, GROUP = "vol", "snap", "group"
@@ -30,7 +30,7 @@ class VolumeId:
 
 def new(node: str, kind: str = VOLUME) -> VolumeId:
     """An id that nothing has had."""
-    return VolumeId(f"{kind}-{secrets.token_hex(_TOKEN_BYTES)}", node)
+    return VolumeId(f"{kind}-{os.urandom(_TOKEN_BYTES).hex()}", node)
 
 
 def parse(text: str, kind: str = VOLUME) -> VolumeId | None:

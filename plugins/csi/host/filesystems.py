@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import binascii
 import errno
-import hashlib
 import os
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Filesystem:
     @property
     def digest(self) -> str:
         """Changes when the way of making one changes: templates of an older release are not used."""
-        return hashlib.sha256("\0".join(self.mkfs).encode()).hexdigest()[:8]
+        return f"{binascii.crc32(chr(0).join(self.mkfs).encode()):08x}"
 
 
 EXT4 = Filesystem(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from pathlib import Path
 
 from plugins.core.errors import ConfigError
@@ -35,7 +34,7 @@ def read(directory_fd: int, path: Path) -> dict[str, str] | None:
 
 def write(directory_fd: int, node: str) -> str:
     """Make a directory the pool of a node, durably; returns the new id."""
-    identity = secrets.token_hex(16)
+    identity = os.urandom(16).hex()
     hidden = f".{NAME}.tmp"
     fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
     with open(fd, "w", encoding="utf-8") as file:
