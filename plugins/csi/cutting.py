@@ -70,7 +70,7 @@ class Cutter:
             uses = [self._use(stack, volume, source) for volume, source in zip(volumes, sources, strict=True)]
             targets = [stack.enter_context(self._pool.snapshots.hidden(token)) for token in tokens]
             faults.point(f"{step}.hidden")
-            with freeze.frozen(_to_freeze(volumes, uses, how), self._limit):
+            with freeze.frozen(_to_freeze(volumes, uses, how), self._limit, lambda: _flush(uses)):
                 faults.point(f"{step}.frozen")
                 created = time.time_ns()
                 for target, source in zip(targets, sources, strict=True):
@@ -83,20 +83,17 @@ class Cutter:
     def flush(self, volume: Volume, image: int) -> None:
         """Let what programs have written to a volume so far be in its image."""
         with contextlib.ExitStack() as stack:
-            self._use(stack, volume, image)
+            _flush([self._use(stack, volume, image)])
 
     def _use(self, stack: contextlib.ExitStack, volume: Volume, image: int) -> _Use | None:
-        """How a volume is used, flushed; None where it is not. What is opened is closed with the stack."""
+        """How a volume is used; None where it is not. What is opened is closed with the stack."""
         device = self._pool.devices.find(image)
         if device is None:
             return None
         root = self._root(volume, device)
         if root is None:
-            with opened(device, os.O_RDONLY) as fd:
-                os.fsync(fd)
             return _Use(device)
         stack.callback(os.close, root)
-        syscalls.syncfs(root)
         return _Use(device, root)
 
     def _root(self, volume: Volume, device: Device) -> int | None:
@@ -119,6 +116,16 @@ class Cutter:
                 return None
             with place.opened(directory) as found:
                 return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _flush(uses: Sequence[_Use | None]) -> None:
+    """Let what programs have written so far be in the images."""
+    for use in uses:
+        if use and use.root >= 0:
+            syscalls.syncfs(use.root)
+        elif use:
+            with opened(use.device, os.O_RDONLY) as fd:
+                os.fsync(fd)
 
 
 def check_size(volume: Volume, image: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from plugins.core import command, log
@@ -23,11 +23,12 @@ _SLACK_S = 2.0  # for the start of the helper, and for its last word
 
 
 @contextlib.contextmanager
-def frozen(roots: Mapping[int, str], limit: float) -> Iterator[None]:
+def frozen(roots: Mapping[int, str], limit: float, prepare: Callable[[], None]) -> Iterator[None]:
     """Nothing changes in these filesystems for the length of the block.
 
     Args:
         roots: descriptors of directories of the mounts, and what to call each in an error.
+        prepare: what is to be done right before; while it goes on, the helper starts.
         limit: seconds after which they go on whatever happens.
 
     Raises:
@@ -35,12 +36,15 @@ def frozen(roots: Mapping[int, str], limit: float) -> Iterator[None]:
         DeadlineExceeded: they went on before the block had ended: what was done in it does not hold.
     """
     if not roots:
+        prepare()
         yield
         return
-    doubt = True  # whether one may be frozen still
+    doubt = False  # whether one may be frozen still
     try:
         argv = [sys.executable, "-I", "-S", _HELPER, f"{limit:g}", *map(str, roots)]
         with command.Child(argv, fds=list(roots)) as child:
+            prepare()
+            child.say("freeze")
             word = child.hear(limit + _SLACK_S)
             doubt = word in ("frozen", "")
             _check_frozen(word, roots, limit)

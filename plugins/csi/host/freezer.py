@@ -1,8 +1,9 @@
 """A program that holds filesystems frozen for its parent: `freezer.py SECONDS FD...`, and nothing but that.
 
-It says "frozen" when all of them are, or "failed FD ERRNO" and none is. Then it waits for a line on its standard
-input, thaws all, and says "thawed". When the input closes, because the parent died, it thaws; when SECONDS are over it
-thaws and says "expired". A signal does not end it, so whoever stops a process group leaves nothing frozen.
+At a line on its standard input it freezes them and says "frozen" when all of them are, or "failed FD ERRNO" and none
+is. At the next line it thaws all and says "thawed". When the input closes, because the parent died, it thaws; when
+SECONDS are over it thaws and says "expired". A signal does not end it, so whoever stops a process group leaves nothing
+frozen.
 
 It imports nothing of ours: started with -I -S it is ready within milliseconds.
 """
@@ -68,25 +69,28 @@ class Freezer:
         thaw(fd)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """The program."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     until = time.monotonic() + float(argv[0])
     freezer = Freezer([int(fd) for fd in argv[1:]])
     word = "expired"
     try:
-        if freezer.freeze(until):
+        if _line(until) and freezer.freeze(until):
             _say("frozen")
-            ready, _, _ = select.select([0], [], [], max(0.0, until - time.monotonic()))
-            word = "thawed" if ready else word
+            word = "thawed" if _line(until) is not None else word
         elif freezer.failed:
             word = "failed {} {}".format(*freezer.failed)
     finally:
         freezer.thaw()
     _say(word)
-    return 0
+
+
+def _line(until: float) -> bytes | None:
+    """What the parent says next; b"" when it has gone, None when the time is over."""
+    ready, _, _ = select.select([0], [], [], max(0.0, until - time.monotonic()))
+    return os.read(0, 64) if ready else None
 
 
 def _say(word: str) -> None:
@@ -95,4 +99,4 @@ def _say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -182,6 +182,7 @@ def test_the_helper_says_which_filesystem_it_could_not_freeze() -> None:
     try:
         argv = [sys.executable, "-I", "-S", freezer.__file__, "5", str(read)]
         with command.Child(argv, fds=[read]) as child:
+            child.say("freeze")
             kind, fd, number = child.hear(20).split()
             assert (kind, fd) == ("failed", str(read))
             assert int(number) > 0
@@ -191,7 +192,8 @@ def test_the_helper_says_which_filesystem_it_could_not_freeze() -> None:
 
 
 def test_the_helper_thaws_at_its_deadline() -> None:
-    with command.Child([sys.executable, "-I", "-S", freezer.__file__, "0.05"]) as child:
+    with command.Child([sys.executable, "-I", "-S", freezer.__file__, "0.2"]) as child:
+        child.say("freeze")
         assert child.hear(20) == "frozen"
         assert child.hear(20) == "expired"
         assert child.hear(20) == ""
@@ -201,6 +203,8 @@ def test_the_helper_does_not_end_by_a_signal_but_by_the_end_of_its_input() -> No
     argv = [sys.executable, "-I", "-S", freezer.__file__, "60"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as helper:
         assert helper.stdin and helper.stdout
+        helper.stdin.write("freeze\n")
+        helper.stdin.flush()
         assert helper.stdout.readline() == "frozen\n"
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             helper.send_signal(number)
