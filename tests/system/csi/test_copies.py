@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import grpc
 import pytest
 
 from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.csi import faultpoints as points
-from tests.system.csi.copies import Place, check_clean, checksums, copy, fill, snapshot, unsnapshot
+from tests.system.csi.copies import (
+    Place,
+    check_clean,
+    checksums,
+    copy,
+    fill,
+    listed,
+    snapshot,
+    snapshot_images,
+    unsnapshot,
+)
 from tests.system.csi.kit import KINDS, SIZES, Driver, dies, refused
 
 FILESYSTEMS = ["ext4", "xfs"]
@@ -164,3 +177,51 @@ def uuid(driver: Driver, volume: str) -> str:
     image = str(driver.pool / "volumes" / f"{volume.partition('.')[0]}.img")
     argv = ["blkid", "-p", "-o", "value", "-s", "UUID", image]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("of", ["snapshot", "volume"])
+def test_a_pool_that_is_full_to_the_last_block(make_driver: Callable[..., Driver], of: str) -> None:
+    """A copy and a snapshot of scattered blocks need space for the map of them: all of it or nothing is made."""
+    driver = make_driver("embedded_size=512MiB", "overcommit=100").start()
+    volume = driver.create("block", size=64 << 20)
+    driver.stage(volume, "block")
+    driver.publish(volume, "block")
+    with driver.target.open("r+b") as device:
+        for number in range(0, 64 << 20, 16384):
+            device.seek(number)
+            device.write(os.urandom(4096))
+    taken = snapshot(driver, volume).snapshot_id  # another one needs no promise, so it is the kernel that refuses it
+    source = taken if of == "snapshot" else volume
+    with occupied(driver.pool):
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+            copy(driver, source, "block", "copy", 64 << 20)
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "ran out"):
+            for number in range(200):
+                snapshot(driver, volume, f"snapshot{number}")
+    known = {entry.volume.volume_id.partition(".")[0] for entry in volumes(driver)}
+    assert driver.images() == sorted(f"{token}.img" for token in known)
+    assert len(snapshot_images(driver)) == len(listed(driver))
+    driver.restart()
+    made = copy(driver, source, "block", "with space again", 64 << 20)
+    with Place(driver, "copy").show(made, "block").open("rb") as copied, driver.target.open("rb") as original:
+        assert copied.read() == original.read()
+
+
+def volumes(driver: Driver) -> Sequence[pb.ListVolumesResponse.Entry]:
+    """All volumes."""
+    return list(driver.controller.ListVolumes(pb.ListVolumesRequest()).entries)
+
+
+@contextlib.contextmanager
+def occupied(pool: Path) -> Iterator[None]:
+    """Somebody takes all space of a pool."""
+    path = pool / "somebody's"
+    with path.open("wb") as file:
+        for step in (1 << 24, 1 << 20, 1 << 16, 1 << 12):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, step)
+    try:
+        yield
+    finally:
+        path.unlink()
