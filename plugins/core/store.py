@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugins.core.errors import ConfigError
+from plugins.core.errors import ConfigError, ResourceExhausted
 
 Row = sqlite3.Row
 Params = Sequence[Any]
@@ -83,7 +83,8 @@ class Store:
                 for statement in _statements(_CORE_SCHEMA):
                     db.execute(statement)
                 _migrate(db, migrations, path)
-            self._extend_log()
+            with contextlib.suppress(ResourceExhausted):  # it only saves time, and a full disk must not end a daemon
+                self._extend_log()
         except sqlite3.DatabaseError as error:
             raise ConfigError(
                 f"the state file {path} cannot be used: {error}; move it away to start empty, or restore it"
@@ -91,18 +92,39 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything inside the block is committed durably at its end, or nothing if it raises. May be nested."""
+        """Everything inside the block is committed durably at its end, or nothing if it raises. May be nested.
+
+        Raises:
+            ResourceExhausted: the filesystem is full.
+        """
         with self._guard:
             if self._db.in_transaction:
                 yield self._db
                 return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+            with self._fullness_said():
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    self._undo()
+                    raise
+
+    def _undo(self) -> None:
+        """End a transaction, unless SQLite did so by itself, as it does when the disk is full."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _fullness_said(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise ResourceExhausted(
+                    "the filesystem of this daemon's state is full; nothing was changed", detail=f"{self.path}: {error}"
+                ) from error
+            raise
 
     def execute(self, sql: str, params: Params = ()) -> int:
         """One statement, committed; returns the number of rows that it changed."""
