@@ -95,6 +95,13 @@ class CsiConfig(DaemonConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Afterwards its writers go on and the snapshot fails."
         ),
     ] = Seconds(20)
+    stall_limit: Annotated[
+        Seconds,
+        Meta(
+            description="How long a snapshot or copy of a volume in use may be expected to keep its writers waiting: "
+            "that goes by the number of pieces in which the image lies. Beyond it the call fails. 0: no limit."
+        ),
+    ] = Seconds(10)
     cgroup_root: Annotated[
         Path, Meta(description="Where cgroup v2 is mounted. Limits of volumes (readIOPS and so on) are kept there.")
     ] = Path("/sys/fs/cgroup")

@@ -111,7 +111,7 @@ class CsiPlugin(Plugin[CsiConfig]):
         limits = Limits(records, pool, *cgroups.find(config.cgroup_root, config.cgroup_parent))
         limits.reapply()
         stagings = Stagings(records, pool, roots, limits)
-        cutter = Cutter(records, pool, roots, config.freeze_limit)
+        cutter = Cutter(records, pool, roots, freeze_limit=config.freeze_limit, stall_limit=config.stall_limit)
         volumes = Volumes(
             records,
             pool,

@@ -229,39 +229,6 @@ def test_two_callers_get_one_snapshot(driver: Driver) -> None:
     assert len(snapshot_images(driver)) == 1
 
 
-def test_a_pool_without_space_refuses_and_keeps_nothing(make_driver: object) -> None:
-    assert callable(make_driver)
-    driver: Driver = make_driver("embedded_size=512MiB", "reserve=400MiB", "overcommit=0.5").start()
-    volume = driver.create("block", size=16 << 20)
-    driver.stage(volume, "block")
-    driver.publish(volume, "block")
-    with driver.target.open("r+b") as device:
-        device.write(os.urandom(16 << 20))
-    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "left for volumes"):
-        for number in range(2):
-            filler = driver.controller.GetCapacity(pb.GetCapacityRequest()).available_capacity
-            driver.create("block", f"filler{number}", filler - filler % (1 << 20))
-            snapshot(driver, volume)
-    assert_no_snapshot(driver)
-
-
-def test_deleting_snapshots_gives_their_promise_back(driver: Driver) -> None:
-    def capacity() -> int:
-        return driver.controller.GetCapacity(pb.GetCapacityRequest()).available_capacity
-
-    volume = driver.ready("ext4")
-    fill(driver.target)
-    before = capacity()
-    taken = [snapshot(driver, volume, name).snapshot_id for name in ("one", "two")]
-    assert capacity() < before - (20 << 16) // 2
-    held = capacity()
-    driver.restart()
-    assert capacity() == held
-    for snapshot_id in taken:
-        unsnapshot(driver, snapshot_id)
-    assert capacity() == before
-
-
 def test_a_frozen_filesystem_of_somebody_else_stays_frozen(driver: Driver) -> None:
     volume = driver.ready("ext4")
     subprocess.run(["fsfreeze", "--freeze", driver.target], check=True)
