@@ -207,7 +207,7 @@ def test_another_nodes_volume_is_never_called_deleted(driver: Driver) -> None:
     other = "vol-0123456789abcdef0123.other-node"
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "other-node"):
         driver.delete(other)
-    with refused(grpc.StatusCode.NOT_FOUND, "other-node"):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "other-node"):
         driver.stage(other, "ext4")
     driver.delete("some other driver's volume")
     driver.delete(f"vol-0123456789abcdef0123.{NODE}")
