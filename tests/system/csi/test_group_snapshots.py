@@ -57,7 +57,7 @@ def ids(some: list[Member]) -> list[str]:
 def test_all_members_have_one_moment_while_a_writer_goes_on(driver: Driver) -> None:
     """A writer writes each number to the first volume, then to the second: no cut may have it in the second alone."""
     some = members(driver, "ext4", "xfs")
-    stop, count = threading.Event(), [0]
+    begun, stop, count = threading.Event(), threading.Event(), [0]
 
     def write() -> None:
         logs = [(member.target / "log").open("ab", buffering=0) for member in some]
@@ -66,11 +66,13 @@ def test_all_members_have_one_moment_while_a_writer_goes_on(driver: Driver) -> N
                 log.write(f"{count[0]:07}\n".encode())
                 os.fsync(log.fileno())
             count[0] += 1
+            begun.set()
         for log in logs:
             log.close()
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         writer = pool.submit(write)
+        assert begun.wait(20)
         taken = []
         for number in range(5):
             at_least = count[0]

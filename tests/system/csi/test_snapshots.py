@@ -79,7 +79,7 @@ def test_what_was_written_to_a_raw_device_before_is_in_it(driver: Driver) -> Non
 def test_writers_go_on_and_every_snapshot_is_sound(driver: Driver, kind: str, consistency: str) -> None:
     """A writer appends numbered, fsynced records; each snapshot holds a prefix with all that came before the call."""
     volume = driver.ready(kind)
-    written, stop = [0], threading.Event()
+    written, begun, stop = [0], threading.Event(), threading.Event()
 
     def write() -> None:
         with (driver.target / "log").open("ab") as log:
@@ -88,9 +88,11 @@ def test_writers_go_on_and_every_snapshot_is_sound(driver: Driver, kind: str, co
                 log.flush()
                 os.fsync(log.fileno())
                 written[0] += 1
+                begun.set()
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         writer = pool.submit(write)
+        assert begun.wait(20)
         taken = []
         for number in range(4):
             at_least = written[0]
