@@ -16,7 +16,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from plugins.core import faults, log
-from plugins.core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NodeplugError
+from plugins.core.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NodeplugError,
+    ResourceExhausted,
+)
 from plugins.csi import expansion
 from plugins.csi.host import ext4, ext4_online, filesystems, mountoptions, mounts
 from plugins.csi.host.paths import Place, Roots
@@ -30,6 +37,9 @@ from plugins.csi.records import Records
 logger = log.get("csi.staging")
 
 FORMAT = "format"
+_NEXT_TO_NOTHING = (
+    1 << 20
+)  # bytes of free space with which a write of a device may fail: an I/O error to its filesystem
 IMAGE = "nodeplug "  # begins the name that a volume's loop device carries; its token follows
 
 
@@ -160,8 +170,10 @@ class Stagings:
         try:
             with place.opened(directory) as target, _own_uuid(device, volume.token) if first else nullcontext():
                 mounts.mount(device.path, staging.fs, options, target)
-        except BaseException:
+        except BaseException as error:
             self._let_go(device, image)
+            if isinstance(error, mounts.MountFailed) and self._pool.space()[1] < _NEXT_TO_NOTHING:
+                raise ResourceExhausted("the pool is full: no filesystem can be mounted", detail=str(error)) from error
             raise
         faults.point("csi.stage.mounted")
         if staging.fs == "xfs" and not options.read_only:
