@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import secrets
 import shutil
 import sys
@@ -27,7 +28,10 @@ def main(argv: Sequence[str]) -> int:
     cuts = commands.add_parser("cuts", help="power cuts under load")
     cuts.add_argument("--cuts", type=int, default=200)
     cuts.set_defaults(run=_cuts)
-    for command in (fuzz, cuts):
+    walk = commands.add_parser("walk", help="lives of volumes against a model, with kills")
+    walk.add_argument("--steps", type=int, default=2000)
+    walk.set_defaults(run=_walk)
+    for command in (fuzz, walk, cuts):
         command.add_argument("--seed", type=int, default=secrets.randbits(32))
     options = parser.parse_args(argv)
     with _folder() as folder:
@@ -45,12 +49,31 @@ def _fuzz(options: argparse.Namespace, folder: Path) -> bool:
     return figures.good
 
 
+def _walk(options: argparse.Namespace, folder: Path) -> bool:
+    from tests.soak.life import SETTINGS, Life
+    from tests.soak.walk import Walk
+    from tests.system.csi.kit import Driver
+
+    driver = Driver(folder, *SETTINGS)
+    life = Life(driver.start())
+    try:
+        figures = Walk(life, random.Random(options.seed)).run(options.steps, _say)
+    except BaseException:
+        _say("\n".join([*life.history, driver.process.text()[-6000:] if driver.process else ""]))
+        raise
+    finally:
+        driver.clean()
+    _say(f"{figures} (seed {options.seed})")
+    _say(", ".join(f"{point} {count}" for point, count in sorted(figures.kills.items())))
+    return True
+
+
 def _cuts(options: argparse.Namespace, folder: Path) -> bool:
     from tests.soak.cuts import Plant
 
     with contextlib.closing(Plant(folder, options.seed)) as plant:
         figures = plant.run(options.cuts, _say)
-    for line in (*figures.lost[:50], *figures.odd[:50]):
+    for line in (*figures.lost[:50], *figures.odd[:50], *figures.late[:20]):
         _say(line)
     _say(str(figures))
     return figures.good

@@ -83,7 +83,8 @@ class Disk:
         for path in sorted((p for p in leaks.mounts() if p.startswith(f"{self._root}/kubelet/")), reverse=True):
             _patiently("umount", path)
         found = leaks.loops()
-        volumes = {name for name, file in found.items() if file.startswith(f"{self.path}/pool/")}
+        pools = (f"{self.path}/pool/", f"{self._outer}/pool/")
+        volumes = {name for name, file in found.items() if file.startswith(pools)}
         views = {name for name, file in found.items() if file.removeprefix("/dev/") in volumes}
         for name in (*views, *volumes):
             _patiently("losetup", "--detach", f"/dev/{name}")
