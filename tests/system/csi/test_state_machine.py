@@ -20,7 +20,7 @@ from tests.soak.life import KINDS, SETTINGS, Known, Life
 from tests.system.csi.kit import Driver
 from tools import leaks
 
-EXAMPLES = int(os.environ.get("NODEPLUG_STATE_MACHINES", "4"))
+EXAMPLES = int(os.environ.get("NODEPLUG_STATE_MACHINES", "2"))
 _MOST = 4  # volumes, and snapshots
 
 numbers = st.integers(min_value=0, max_value=1000)
