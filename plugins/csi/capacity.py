@@ -1,4 +1,8 @@
-"""What the pool can still promise. Volumes are thin: a promise takes no space, and must be kept all the same."""
+"""What the pool can still promise.
+
+A thin volume takes no space until it is written, and the promise must be kept all the same. A thick one has its space
+from the beginning: it is never overcommitted, and nothing else may share blocks with it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-from plugins.core.errors import ResourceExhausted
+from plugins.core.errors import FailedPrecondition, ResourceExhausted
 from plugins.core.units import Bytes
+from plugins.csi.model import Volume
 from plugins.csi.pool.pool import Pool
 
 _OTHERS_FOR_S = 60.0  # how long a count of what is not ours stays good
@@ -37,13 +42,14 @@ class Capacity:
         """Bytes of all volumes."""
         return self._promised
 
-    def available(self) -> int:
+    def available(self, *, thick: bool = False) -> int:
         """The largest volume, in bytes, that could be made now."""
         total, free = self._pool.space()
-        if free <= self._reserve:
+        if free <= self._reserve or (thick and not self._pool.keeps_space):
             return 0
         usable = total - self._others - self._reserve
-        return max(0, int(usable * self._overcommit) - self._promised)
+        left = max(0, int(usable * self._overcommit) - self._promised)
+        return min(int(left / self._weight(thick)), free - self._reserve) if thick else left
 
     def refresh(self) -> None:
         """Count again what others keep on a filesystem that the pool shares: a look at every image, so not often."""
@@ -51,30 +57,56 @@ class Capacity:
             self._others, self._counted = self._count_others(), time.monotonic()
 
     @contextlib.contextmanager
-    def promise(self, size: int, node: str) -> Iterator[None]:
+    def promise(self, size: int, node: str, *, thick: bool = False) -> Iterator[None]:
         """Promise `size` bytes; taken back if the block raises.
 
         Raises:
             ResourceExhausted: the pool cannot hold it.
         """
         with self._guard:
-            available = self.available()
+            available = self.available(thick=thick)
             if size > available:
+                if thick and not self._pool.keeps_space:
+                    raise ResourceExhausted(
+                        f"the pool of node {node!r} cannot keep space for thick volumes: it would have to be an XFS "
+                        "filesystem that lies on no image"
+                    )
                 raise ResourceExhausted(
                     f"node {node!r} has {Bytes(available)} left for volumes and {Bytes(size)} were asked for"
                 )
-            self._promised += size
+            self._promised += int(size * self._weight(thick))
         try:
             yield
         except BaseException:
-            self.release(size)
+            self.release(size, thick=thick)
             raise
 
-    def release(self, size: int) -> None:
+    def release(self, size: int, *, thick: bool = False) -> None:
         """A volume of that many bytes has gone."""
         with self._guard:
-            self._promised -= size
+            self._promised -= int(size * self._weight(thick))
+
+    def known(self, size: int) -> None:
+        """Start-up: count thick volumes of that many bytes in all, which the sum of the beginning counts as thin."""
+        self._promised += int(size * self._weight(True)) - size
+
+    def _weight(self, thick: bool) -> float:
+        """What a byte counts: a thick one takes the place of all the thin ones that might be promised in its stead."""
+        return max(1.0, self._overcommit) if thick else 1.0
 
     def _count_others(self) -> int:
         total, free = self._pool.space()
         return max(0, total - free - self._pool.images.allocated())
+
+
+def refuse_sharing(volume: Volume) -> None:
+    """Before a snapshot or a copy of a volume: both would share its blocks, and its next writes would need new ones.
+
+    Raises:
+        FailedPrecondition: it is thick.
+    """
+    if volume.thick:
+        raise FailedPrecondition(
+            f"volume {volume.id!r} is thick: a snapshot or a copy would share its blocks, and then its own writes "
+            "could lack space. Copy the data into another volume, or use a class with provisioning: thin"
+        )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from plugins.core import faults
 from plugins.core.errors import DataLoss, FailedPrecondition, NodeplugError
+from plugins.csi.capacity import refuse_sharing
 from plugins.csi.host import freeze, syscalls
 from plugins.csi.host.paths import Roots
 from plugins.csi.model import Volume
@@ -73,6 +74,8 @@ class Cutter:
             DeadlineExceeded: it took longer than a freeze may.
             DataLoss: an image is not what was recorded.
         """
+        for volume in volumes:
+            refuse_sharing(volume)
         with contextlib.ExitStack() as stack:
             sources = [stack.enter_context(self._pool.opened(volume.token)) for volume in volumes]
             for volume, source in zip(volumes, sources, strict=True):

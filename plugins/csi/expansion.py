@@ -22,6 +22,7 @@ from plugins.csi.capacity import Capacity
 from plugins.csi.host import ext4, growth
 from plugins.csi.host.paths import Place, Roots
 from plugins.csi.model import Volume
+from plugins.csi.pool import allocation
 from plugins.csi.pool.devices import Device, key_of, opened
 from plugins.csi.pool.pool import Pool
 from plugins.csi.records import Records
@@ -54,7 +55,7 @@ class Expansion:
         size = _planned(volume, required, limit)
         if size == volume.size:
             return volume
-        with self._pool.opened(volume.token) as image, self._capacity.promise(size - volume.size, self._node):
+        with self._pool.opened(volume.token) as image, self._promise(volume, size):
             self._lengthen(volume, image, size)
         faults.point("csi.expand.recorded")
         logger.info("volume expanded", volume_id=volume.id, from_bytes=volume.size, size_bytes=size)
@@ -98,12 +99,17 @@ class Expansion:
                 grow_mounted(place, staging.fs, device, fd, volume.size)
                 faults.point("csi.expand.filesystem")
 
+    def _promise(self, volume: Volume, size: int) -> contextlib.AbstractContextManager[None]:
+        return self._capacity.promise(size - volume.size, self._node, thick=volume.thick)
+
     def _lengthen(self, volume: Volume, image: int, size: int) -> None:
         intent = self._records.announce(EXPAND, volume.id, token=volume.token)
         try:
             faults.point("csi.expand.announced")
             os.ftruncate(image, size)
             faults.point("csi.expand.longer")
+            if volume.thick:
+                allocation.keep(image, size)
             os.fsync(image)
             faults.point("csi.expand.durable")
             self._records.resize(volume.id, size, intent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 _IMAGE = ("hidden", "filled", "named", "durable")
 
 CREATE = ("csi.create.announced", *(f"csi.create.{step}" for step in _IMAGE), "csi.create.recorded")
+CREATE_THICK = (*CREATE[:-1], "csi.create.kept", CREATE[-1])
 DELETE = ("csi.delete.announced", "csi.delete.removed", "csi.delete.recorded")
 STAGE_BLOCK = ("csi.stage.attached", "csi.stage.recorded")
 STAGE_MOUNT = ("csi.stage.attached", "csi.stage.mounted", "csi.stage.recorded")
@@ -33,7 +34,7 @@ POOL = ("csi.pool.made", "csi.pool.attached")
 ALL = frozenset(
     point
     for operation in (
-        *(CREATE, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL),
+        *(CREATE_THICK, DELETE, STAGE_MOUNT, FORMAT, PUBLISH_VIEW, UNPUBLISH_VIEW, UNSTAGE_MOUNT, POOL),
         *(EXPAND_MOUNT, GROW, MODIFY, ATTACH, DETACH, SNAPSHOT, SNAPSHOT_DELETE, GROUP, GROUP_DELETE),
     )
     for point in operation

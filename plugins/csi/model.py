@@ -33,6 +33,22 @@ _ON_ONE_NODE = frozenset(
 )
 
 
+PROVISIONING = "provisioning"
+"""The parameter of a storage class that says whether volumes take their space when it is written, or at once."""
+
+
+def is_thick(parameters: Mapping[str, str]) -> bool:
+    """Whether a volume of these parameters has all of its space from the beginning.
+
+    Raises:
+        InvalidArgument: the parameter says neither thin nor thick.
+    """
+    said = parameters.get(PROVISIONING, "thin")
+    if said not in ("thin", "thick"):
+        raise InvalidArgument(f"{PROVISIONING} is {said[:64]!r}; it can be thin or thick")
+    return said == "thick"
+
+
 @dataclass(frozen=True)
 class Capability:
     """How a caller wants to use a volume.
@@ -95,6 +111,11 @@ class Volume:
     created: float
     source: str = ""
     mutable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def thick(self) -> bool:
+        """Whether all of its space is its own from the beginning."""
+        return is_thick(self.parameters)
 
     def objection(self, capability: Capability) -> str:
         """Why this volume cannot be used like this; "" if it can."""

@@ -106,6 +106,7 @@ class CsiPlugin(Plugin[CsiConfig]):
         config, records = self.runtime.config, self._records
         promised = records.promised() + self._snapshots.all_held()
         capacity = Capacity(pool, promised, reserve=config.reserve, overcommit=config.overcommit)
+        capacity.known(records.thick())
         pool_metrics.follow(settings.DEFAULT_POOL, pool, capacity)
         roots = Roots(settings.allowed_roots(config))
         limits = Limits(records, pool, *cgroups.find(config.cgroup_root, config.cgroup_parent))

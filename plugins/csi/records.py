@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from plugins.core.store import Intent, Migration, Row, Store
 from plugins.csi import snapshot_records
-from plugins.csi.model import AccessMode, Publication, Staging, Volume
+from plugins.csi.model import PROVISIONING, AccessMode, Publication, Staging, Volume
 
 MIGRATIONS = (
     Migration(
@@ -69,6 +69,14 @@ class Records:
     def promised(self) -> int:
         """Sum of the sizes of all volumes in bytes."""
         row = self._store.one("SELECT COALESCE(SUM(size), 0) AS total FROM volumes")
+        return int(row["total"]) if row else 0
+
+    def thick(self) -> int:
+        """Sum of the sizes of thick volumes in bytes: a look at every volume, for start-up."""
+        row = self._store.one(
+            "SELECT COALESCE(SUM(size), 0) AS total FROM volumes "
+            f"WHERE json_extract(parameters, '$.{PROVISIONING}') = 'thick'"
+        )
         return int(row["total"]) if row else 0
 
     def add(self, volume: Volume, intent: Intent) -> None:

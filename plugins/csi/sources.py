@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from plugins.core.errors import Aborted, DataLoss, InvalidArgument, NotFound, OutOfRange, ResourceExhausted
 from plugins.csi import ids, sizes
+from plugins.csi.capacity import refuse_sharing
 from plugins.csi.cutting import Cutter
 from plugins.csi.host import filesystems
 from plugins.csi.model import Capability, NewVolume, Volume
@@ -61,7 +62,7 @@ class Sources:
         """The source that a request names.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is none. FailedPrecondition: it cannot share its blocks.
             ResourceExhausted: it lies on another node. The provisioner then has the pod scheduled again.
         """
         kind, what = (ids.SNAPSHOT, "snapshot") if wanted.source_is_snapshot else (ids.VOLUME, "volume")
@@ -74,6 +75,8 @@ class Sources:
         found = self._snapshot(wanted.source) if wanted.source_is_snapshot else self._volume(wanted.source)
         if found is None:
             raise NotFound(f"{what} {wanted.source!r} does not exist on node {self._node!r}")
+        if found.volume:
+            refuse_sharing(found.volume)
         return found
 
     def filesystem(self, source: Source, capabilities: Sequence[Capability]) -> str:

@@ -30,6 +30,7 @@ from plugins.csi.host.paths import Place, Roots
 from plugins.csi.host.syscalls import Status
 from plugins.csi.limits import Limits
 from plugins.csi.model import Capability, Staging, Volume
+from plugins.csi.pool import allocation
 from plugins.csi.pool.devices import Device, key_of, opened
 from plugins.csi.pool.pool import Pool
 from plugins.csi.records import Records
@@ -96,7 +97,7 @@ class Stagings:
     def _ready(self, volume: Volume, staging: Staging, place: Place) -> Device:
         if staging.block:
             with self._pool.opened(volume.token) as image:
-                device = self._pool.devices.attach(image, IMAGE + volume.token)
+                device = self._attach(volume, image)
                 faults.point("csi.stage.attached")
                 return device
         with place.directory() as directory:
@@ -163,8 +164,9 @@ class Stagings:
 
     def _mount(self, volume: Volume, staging: Staging, place: Place, directory: int, image: int) -> Device:
         self._check_content(volume, image)
-        options = mountoptions.parse((*staging.flags, *filesystems.KNOWN[staging.fs].mount_flags), staging.fs)
-        device = self._pool.devices.attach(image, IMAGE + volume.token)
+        own = (*filesystems.KNOWN[staging.fs].mount_flags, *(("nodiscard",) if volume.thick else ()))
+        options = mountoptions.parse((*staging.flags, *own), staging.fs)
+        device = self._attach(volume, image)
         faults.point("csi.stage.attached")
         first = staging.fs == "ext4" and not volume.used
         try:
@@ -181,6 +183,12 @@ class Stagings:
         if staging.fs == "ext4" and volume.source and not options.read_only:
             _tell_apart(volume, place)
         return device
+
+    def _attach(self, volume: Volume, image: int) -> Device:
+        """The device of an image; a thick one has all its space."""
+        if volume.thick:  # a growth or another filesystem remade the image, or a program discarded what was in it
+            allocation.keep(image, volume.size)
+        return self._pool.devices.attach(image, IMAGE + volume.token)
 
     def _grow(self, volume: Volume, place: Place, device: Device) -> None:
         """After the mount of a filesystem that grows mounted only. It serves in its old size too: no error ends it."""

@@ -101,7 +101,7 @@ class Trimmer:
     def _step(self, staging: Staging, start: int) -> int | None:
         """Trim one piece; None where there is no further one, or the volume is not mounted any more."""
         volume = self._records.volume(staging.volume_id)
-        if volume is None or start >= volume.size:
+        if volume is None or volume.thick or start >= volume.size:
             return None
         with self._mounted(staging) as root:
             return None if root is None else trim(root, start, _STEP)

@@ -7,6 +7,7 @@ delete   intent, image unlinked, record and intent in one commit
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +17,8 @@ from plugins.csi import ids, paging, sizes
 from plugins.csi.capacity import Capacity
 from plugins.csi.host.filesystems import BLOCK, KNOWN
 from plugins.csi.limits import NAMES, Limits
-from plugins.csi.model import Capability, NewVolume, Volume
+from plugins.csi.model import PROVISIONING, Capability, NewVolume, Volume, is_thick
+from plugins.csi.pool import allocation
 from plugins.csi.pool.pool import Pool
 from plugins.csi.records import Records
 from plugins.csi.sources import Source, Sources
@@ -76,7 +78,7 @@ class Volumes:
         source = self._sources.find(wanted) if wanted.source else None
         if source:
             size, fs = source.plan(wanted.required, wanted.limit), self._sources.filesystem(source, wanted.capabilities)
-        with self._capacity.promise(size, self._node):
+        with self._capacity.promise(size, self._node, thick=is_thick(wanted.parameters)):
             volume = self._make(wanted, size, fs, fs_given, block, source)
         logger.info("volume created", volume_id=volume.id, name=volume.name, size_bytes=size, fs=fs)
         return volume
@@ -94,7 +96,7 @@ class Volumes:
         faults.point("csi.delete.removed")
         self._records.remove(volume.id, intent)
         faults.point("csi.delete.recorded")
-        self._capacity.release(volume.size)
+        self._capacity.release(volume.size, thick=volume.thick)
         logger.info("volume deleted", volume_id=volume.id, name=volume.name)
 
     def get(self, volume_id: str) -> Volume:
@@ -142,7 +144,7 @@ class Volumes:
         if any(c.objection() for c in capabilities) or not self._matches(topology):
             return 0
         self._capacity.refresh()
-        return self._capacity.available()
+        return self._capacity.available(thick=is_thick(parameters))
 
     def smallest_for(self, capability: Capability) -> int:
         """The smallest volume for a use, in bytes."""
@@ -165,6 +167,8 @@ class Volumes:
                     self._sources.copy(source, volume_id.token, size, fs, "csi.create")
                 else:
                     self._pool.images.create(volume_id.token, size, template_fd, "csi.create")
+                if is_thick(wanted.parameters):
+                    self._keep_space(volume_id.token, size)
                 volume = Volume(
                     seq=0,
                     id=str(volume_id),
@@ -188,11 +192,20 @@ class Volumes:
         faults.point("csi.create.recorded")
         return volume
 
+    def _keep_space(self, token: str, size: int) -> None:
+        with self._pool.opened(token) as image:
+            allocation.keep(image, size)
+            os.fsync(image)
+        faults.point("csi.create.kept")
+
     def _check_parameters(self, parameters: Mapping[str, str]) -> None:
         """What the sidecars add for themselves is not ours to judge."""
-        unknown = sorted(key for key in parameters.keys() - NAMES if not key.startswith("csi.storage.k8s.io/"))
+        is_thick(parameters)
+        unknown = sorted(
+            key for key in parameters.keys() - NAMES - {PROVISIONING} if not key.startswith("csi.storage.k8s.io/")
+        )
         if unknown:
-            known = ", ".join(sorted(NAMES))
+            known = ", ".join(sorted(NAMES | {PROVISIONING}))
             raise InvalidArgument(f"parameter {unknown[0][:64]!r} is not known; known are {known}")
         self._limits.check(parameters)
 

@@ -83,6 +83,11 @@ class Pool:
         return space.of(self._volumes, self._settings.image if self.embedded else None)
 
     @property
+    def keeps_space(self) -> bool:
+        """Whether an image can have its space beforehand: btrfs writes to new places, and our own image is sparse."""
+        return self.filesystem == "xfs" and not self.embedded
+
+    @property
     def read_only(self) -> bool:
         """Whether the pool's filesystem takes no writes."""
         return bool(os.fstatvfs(self._volumes).f_flag & os.ST_RDONLY)
