@@ -156,8 +156,11 @@ class Plant:
         driver = self.driver
         for volume in ledgers.listed(driver):
             driver.tokens.add(volume.partition(".")[0])
-            ledgers.put_away(driver, volume)
-            driver.delete(volume)
+            try:
+                ledgers.put_away(driver, volume)
+                driver.delete(volume)
+            except grpc.RpcError as error:
+                self.figures.odd.append(f"cut {number}: {volume} cannot be taken away: {error.details()}")
         if ledgers.can(driver, "CREATE_DELETE_SNAPSHOT"):
             for shot in ledgers.listed_snapshots(driver):
                 driver.controller.DeleteSnapshot(pb.DeleteSnapshotRequest(snapshot_id=shot), timeout=60)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import os
 import random
 import sqlite3
@@ -26,6 +27,7 @@ from google.protobuf.message_factory import GetMessageClass
 from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core import client
+from tests.soak.ledger import patiently
 from tests.soak.messages import METHODS, STAGINGS, Generator, World
 from tests.system.csi.kit import NODE, Driver
 
@@ -106,7 +108,7 @@ class Fuzzer:
         for volume, target in published:
             self._driver.unpublish(volume, target)
         for volume, path in staged:
-            self._driver.unstage(volume, path)
+            patiently(functools.partial(self._driver.unstage, volume, path))
         for group in sorted({group for _, group in snapshots if group}):
             members = [snapshot for snapshot, of in snapshots if of == group]
             request = pb.DeleteVolumeGroupSnapshotRequest(group_snapshot_id=group, snapshot_ids=members)

@@ -6,15 +6,19 @@ import copy
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import grpc
 
 from plugins.api.csi.v1 import csi_pb2 as pb
 from tests.system.csi.kit import Driver
 
 CHUNK = 16 << 10
+_ELSEWHERE_S = 60.0  # a namespace holds copies of all mounts, ours too, as long as it lives
 FIRST = 1 << 20  # of a raw device: where the first chunk lies
 
 
@@ -104,9 +108,23 @@ def use(driver: Driver, volume: str, kind: str) -> Path:
 def put_away(driver: Driver, volume: str) -> None:
     """Unpublish and unstage it, whether or not it is in use."""
     driver.unpublish(volume, target(driver, volume))
-    driver.unstage(volume, staging(driver, volume))
+    patiently(lambda: driver.unstage(volume, staging(driver, volume)))
     if staging(driver, volume).exists():
         staging(driver, volume).rmdir()
+
+
+def patiently(call: Callable[[], object]) -> None:
+    """Ask again while the kernel still shows a device in a mount namespace that somebody else has just made."""
+    until = time.monotonic() + _ELSEWHERE_S
+    while True:
+        try:
+            call()
+        except grpc.RpcError as error:
+            if "another mount namespace" not in (error.details() or "") or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def listed(driver: Driver) -> dict[str, int]:

@@ -146,7 +146,7 @@ class Life:
     def unstage(self, volume: Known) -> None:
         """Put it away."""
         path = ledger.staging(self.driver, volume.id)
-        self._call("unstage", lambda: self.driver.unstage(volume.id, path), volume)
+        ledger.patiently(lambda: self._call("unstage", lambda: self.driver.unstage(volume.id, path), volume))
         volume.staged = False
         path.rmdir()
 
