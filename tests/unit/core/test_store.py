@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.core.errors import ConfigError
+from plugins.core.errors import ConfigError, ResourceExhausted
 from plugins.core.store import Migration, Store
 
 FIRST = Migration(1, "CREATE TABLE volumes (id TEXT PRIMARY KEY);", compatible_from=1)
@@ -126,3 +126,19 @@ def test_no_commit_makes_the_log_longer(tmp_path: Path) -> None:
     for number in range(300):
         store.execute("INSERT INTO volumes VALUES (?)", (f"volume {number}",))
         assert log.stat().st_size == size
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_open(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db", [FIRST])
+    pages = store.all("PRAGMA page_count")[0][0]
+    store._db.execute(f"PRAGMA max_page_count={pages}")  # SQLite then answers as on a full filesystem
+    with pytest.raises(ResourceExhausted, match="full"):
+        for number in range(2000):
+            store.announce("create", f"{number}", text="x" * 2000)
+    kept = len(store.intents())
+    store._db.execute("PRAGMA max_page_count=100000")
+    store.announce("create", "after")
+    other = sqlite3.connect(tmp_path / "s.db")  # sees only what was committed
+    assert other.execute("SELECT COUNT(*) FROM intents").fetchone() == (kept + 1,)
+    other.close()
+    store.close()
