@@ -215,7 +215,8 @@ class Driver:
         for name in [*sorted(views), *sorted(volumes)]:
             subprocess.run(["losetup", "--detach", f"/dev/{name}"], check=True)
         if str(self.pool) in below:
-            subprocess.run(["umount", self.pool], check=True)
+            # A detached device lets go of its image a moment after it is gone from sysfs.
+            assert leaks.settle(lambda: subprocess.run(["umount", self.pool], check=False).returncode * ["busy"]) == []
         for name in [name for name, file in leaks.loops().items() if file == f"{self.pool}.img"]:
             subprocess.run(["losetup", "--detach", f"/dev/{name}"], check=True)
 
