@@ -34,17 +34,21 @@ def settle(records: Records, pool: Pool) -> None:
 
 
 def let_go(records: Records, pool: Pool) -> None:
-    """Detach devices of this pool that no record explains, unless somebody has them mounted."""
+    """Detach devices of this pool's images that no record explains, unless somebody has them mounted.
+
+    The image is looked up in this pool's folder: another daemon's pool may lie on the same filesystem.
+    """
+    images = pool.images.inodes()
     staged = {found.token for s in records.stagings() if (found := ids.parse(s.volume_id))}
     attached = list(devices.scan())
-    ours = {device.rdev for device, status in attached if status.device == pool.dev}
+    ours = {device.rdev for device, status in attached if status.device == pool.dev and status.inode in images}
     shown = _published_devices(records)
     for device, status in attached:
         if _is_view(status) and status.rdev in ours and device.rdev not in shown:
             _detach(pool, device, status)
     for device, status in attached:
         token = status.name.removeprefix(IMAGE)
-        if status.device == pool.dev and status.name.startswith(IMAGE) and token not in staged:
+        if device.rdev in ours and status.name.startswith(IMAGE) and token not in staged:
             _detach(pool, device, status)
 
 

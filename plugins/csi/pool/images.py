@@ -120,6 +120,11 @@ class Images:
         """All finished images: a look at the whole directory, for start-up and tools."""
         return {name[:-4] for name in os.listdir(self._directory) if name.endswith(".img") and not name.startswith(".")}
 
+    def inodes(self) -> set[int]:
+        """Inode numbers of all finished images: a look at the whole directory, for start-up and tools."""
+        with os.scandir(self._directory) as entries:
+            return {entry.inode() for entry in entries if entry.name.endswith(".img")}
+
     def allocated(self) -> int:
         """Bytes of disk that the images take, shared blocks counted for each: a look at all of them."""
         with os.scandir(self._directory) as entries:

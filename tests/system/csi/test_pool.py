@@ -213,3 +213,21 @@ def test_another_nodes_volume_is_never_called_deleted(driver: Driver) -> None:
     driver.delete(f"vol-0123456789abcdef0123.{NODE}")
     with refused(grpc.StatusCode.NOT_FOUND):
         driver.unpublish("some other driver's volume")
+
+
+def test_two_pools_on_one_filesystem_leave_each_other_alone(
+    make_driver: MakeDriver, filesystem: Callable[[str], Path]
+) -> None:
+    """A start lets go of what a killed call left attached: its own, not what another daemon holds there."""
+    disk = filesystem("xfs")
+    first, second = (make_driver(f"pool={disk / name}") for name in ("first", "second"))
+    first.pool, second.pool = disk / "first", disk / "second"
+    volume = first.start().create("block")
+    first.stage(volume, "block")  # attached, and nobody has it open yet
+    attached = first.loops()
+    second.start()
+    assert first.loops() == attached
+    first.publish(volume, "block")
+    first.remove(volume)
+    second.stop()
+    first.stop()
