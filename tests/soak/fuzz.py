@@ -28,7 +28,8 @@ from plugins.api.csi.v1 import csi_pb2 as pb
 from plugins.api.csi.v1 import csi_pb2_grpc as rpc
 from plugins.core import client
 from tests.soak.ledger import patiently
-from tests.soak.messages import METHODS, STAGINGS, Generator, World
+from tests.soak.messages import METHODS, Generator
+from tests.soak.world import STAGINGS, World
 from tests.system.csi.kit import NODE, Driver
 
 _C = grpc.StatusCode

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 
 from plugins.api.csi.v1 import csi_pb2 as pb
+from tests.soak.world import STAGINGS, World
 
 METHODS: tuple[MethodDescriptor, ...] = tuple(
     method for service in pb.DESCRIPTOR.services_by_name.values() for method in service.methods
@@ -107,42 +107,7 @@ _KEYS = (
     *("provisioning", "thick", "qos", "read_bps", "iops", "force", "replicas"),
 )
 _VALUES = ("true", "false", "crash", "filesystem", "thick", "thin", "default", "100Mi", "0", "1000", "max")
-STAGINGS = 64
 _TOPOLOGY = "topology.local.csi.nodeplug.internal/node"
-
-
-@dataclass
-class World:
-    """What requests may speak of. outside: a folder that no request may reach."""
-
-    root: Path
-    node: str
-    volumes: list[str] = field(default_factory=list)
-    snapshots: list[str] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
-    raw: set[str] = field(default_factory=set)
-    """Volumes that were made for use as devices."""
-
-    @property
-    def outside(self) -> Path:
-        return self.root / "outside"
-
-    def staging(self, number: int) -> Path:
-        """A folder that volumes may be staged at."""
-        return self.root / "kubelet" / "plugins" / f"staging-{number}"
-
-    def staging_of(self, volume: str) -> Path:
-        """Where well-meant requests stage a volume."""
-        return self.staging(sum(volume.encode()) % STAGINGS)
-
-    def target_of(self, volume: str, number: int) -> Path:
-        """Where they publish it."""
-        return self.target(sum(volume.encode()) % STAGINGS * 2 + number % 2)
-
-    def target(self, number: int) -> Path:
-        """A path that volumes may be published at; it does not exist before."""
-        return self.root / "kubelet" / "pods" / f"pod-{number}"
 
 
 class Generator:

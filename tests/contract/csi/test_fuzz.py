@@ -14,7 +14,8 @@ import pytest
 
 from plugins.api.csi.v1 import csi_pb2 as pb
 from tests.soak.fuzz import fuzzed
-from tests.soak.messages import METHODS, Generator, World, fields_of
+from tests.soak.messages import METHODS, Generator, fields_of
+from tests.soak.world import World
 
 REQUESTS = int(os.environ.get("NODEPLUG_FUZZ_REQUESTS", "3000"))
 SEED = int(os.environ.get("NODEPLUG_FUZZ_SEED", str(random.SystemRandom().getrandbits(32))))
