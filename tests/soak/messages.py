@@ -7,7 +7,6 @@ get past the first check; the others get what no caller sends.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -292,15 +291,3 @@ _RARE = frozenset(
         *("starting_token", "preferred", "starting_offset", "max_results", "accessible_topology"),
     }
 )
-
-
-def fields_of(messages: Sequence[Message]) -> set[str]:
-    """The full names of the fields that are set anywhere in messages: what a fuzzer has reached."""
-    found: set[str] = set()
-    for message in messages:
-        for one, value in message.ListFields():
-            found.add(one.full_name)
-            if one.message_type is None or one.message_type.GetOptions().map_entry:
-                continue
-            found |= fields_of(value if one.is_repeated else [value])
-    return found

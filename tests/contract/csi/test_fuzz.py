@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
 from plugins.api.csi.v1 import csi_pb2 as pb
 from tests.soak.fuzz import fuzzed
-from tests.soak.messages import METHODS, Generator, fields_of
+from tests.soak.messages import METHODS, Generator
 from tests.soak.world import World
 
 REQUESTS = int(os.environ.get("NODEPLUG_FUZZ_REQUESTS", "3000"))
@@ -54,3 +56,15 @@ def test_every_field_of_every_request_is_sent(tmp_path: Path) -> None:
         for one in (*method.input_type.fields, *pb.VolumeCapability.DESCRIPTOR.fields)
     }
     assert wanted - found == set()
+
+
+def fields_of(messages: Sequence[Message]) -> set[str]:
+    """The full names of the fields that are set anywhere in messages: what a fuzzer has reached."""
+    found: set[str] = set()
+    for message in messages:
+        for one, value in message.ListFields():
+            found.add(one.full_name)
+            if one.message_type is None or one.message_type.GetOptions().map_entry:
+                continue
+            found |= fields_of(value if one.is_repeated else [value])
+    return found
