@@ -4,8 +4,8 @@ from __future__ import annotations
 
 _IMAGE = ("hidden", "filled", "named", "durable")
 
-CREATE = ("csi.create.announced", *(f"csi.create.{step}" for step in _IMAGE), "csi.create.recorded")
-CREATE_THICK = (*CREATE[:-1], "csi.create.kept", CREATE[-1])
+CREATE = tuple(f"csi.create.{step}" for step in ("announced", "hidden", "filled", "durable", "recorded", "named"))
+CREATE_THICK = (*CREATE[:2], "csi.create.kept", *CREATE[2:])
 DELETE = ("csi.delete.announced", "csi.delete.removed", "csi.delete.recorded")
 STAGE_BLOCK = ("csi.stage.attached", "csi.stage.recorded")
 STAGE_MOUNT = ("csi.stage.attached", "csi.stage.mounted", "csi.stage.recorded")

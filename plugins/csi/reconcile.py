@@ -31,6 +31,7 @@ def settle(records: Records, pool: Pool) -> None:
     for intent in records.intents():
         logger.info("settling what a crash interrupted", kind=intent.kind, volume_id=intent.key)
         actions[intent.kind](records, pool, intent)
+    _name_images(records, pool)
 
 
 def let_go(records: Records, pool: Pool) -> None:
@@ -59,6 +60,16 @@ def report(records: Records, pool: Pool) -> None:
         logger.warning("an image without a volume", image=str(pool.path / "volumes" / f"{token}.img"))
     for token in sorted(known - found):
         logger.error("a volume without its image", token=token)
+
+
+def _name_images(records: Records, pool: Pool) -> None:
+    """A new image that is recorded gets the name that it lacks; what else is hidden was never finished."""
+    known, named = records.tokens(), pool.images.tokens()
+    for token in pool.images.hidden_tokens():
+        if token in known - named:
+            pool.images.name(token)
+        else:
+            pool.images.remove_hidden(token)
 
 
 def _undo_create(records: Records, pool: Pool, intent: Intent) -> None:

@@ -79,7 +79,7 @@ class Records:
         )
         return int(row["total"]) if row else 0
 
-    def add(self, volume: Volume, intent: Intent) -> None:
+    def add(self, volume: Volume, intent: Intent | None = None) -> None:
         """Record a volume that exists now; settles its intent in the same commit. `volume.seq` is not used."""
         with self._store.transaction() as db:
             db.execute(
@@ -91,7 +91,8 @@ class Records:
                     json.dumps(dict(volume.mutable), sort_keys=True),
                 ),
             )
-            self._store.settle(intent)
+            if intent:
+                self._store.settle(intent)
 
     def remove(self, volume_id: str, intent: Intent) -> None:
         """Forget a volume and everything about it; settles its intent."""

@@ -9,8 +9,9 @@ the kernel, and what came out of it is compared with what was recorded before.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from plugins.core.errors import Aborted, DataLoss, InvalidArgument, NotFound, OutOfRange, ResourceExhausted
@@ -99,8 +100,9 @@ class Sources:
             raise InvalidArgument(f"{source.id!r} holds {fs}; a volume made of it cannot be used as {asked}")
         return fs
 
-    def copy(self, source: Source, token: str, size: int, fs: str, step: str) -> None:
-        """Make the image of a copy durably, `size` bytes long.
+    @contextlib.contextmanager
+    def content(self, source: Source, size: int, fs: str) -> Iterator[Callable[[int], None]]:
+        """What fills the image of a copy, `size` bytes long.
 
         Raises:
             Aborted: the source changed its kind or went away meanwhile; ask again.
@@ -108,7 +110,7 @@ class Sources:
         with self._opened(source) as image:
             if source.volume:
                 self._cutter.flush(source.volume, image)
-            self._pool.images.make(token, lambda fd: _fill(fd, image, source, size, fs), step)
+            yield lambda fd: _fill(fd, image, source, size, fs)
 
     def _opened(self, source: Source) -> _Descriptor:
         images = self._pool.images if source.volume else self._pool.snapshots

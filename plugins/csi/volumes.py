@@ -1,15 +1,15 @@
 """Volumes come and go: the controller's rules, without gRPC.
 
 Order of steps, so that a kill at any of them leaves something that start-up can settle:
-create   intent, image (hidden, filled, named, durable), record and intent in one commit
+create   image (hidden, filled, durable), record, the image's name
 delete   intent, image unlinked, record and intent in one commit
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from plugins.core import faults, log
 from plugins.core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
@@ -157,46 +157,48 @@ class Volumes:
     def _make(
         self, wanted: NewVolume, size: int, fs: str, fs_given: bool, block: bool, source: Source | None
     ) -> Volume:
-        volume_id = ids.new(self._node)
-        template = self._pool.template("" if source else fs, size)
-        with template as template_fd:
-            intent = self._records.announce(CREATE, str(volume_id), token=volume_id.token)
-            try:
-                faults.point("csi.create.announced")
-                if source:
-                    self._sources.copy(source, volume_id.token, size, fs, "csi.create")
-                else:
-                    self._pool.images.create(volume_id.token, size, template_fd, "csi.create")
-                if is_thick(wanted.parameters):
-                    self._keep_space(volume_id.token, size)
-                volume = Volume(
-                    seq=0,
-                    id=str(volume_id),
-                    token=volume_id.token,
-                    name=wanted.name,
-                    size=size,
-                    fs=fs,
-                    fs_given=fs_given,
-                    block=block,
-                    used=source is not None,  # what is in it is somebody's
-                    parameters=dict(wanted.parameters),
-                    created=time.time(),
-                    source=wanted.source,
-                    mutable=dict(wanted.mutable),
-                )
+        made = ids.new(self._node)
+        volume = Volume(
+            seq=0,
+            id=str(made),
+            token=made.token,
+            name=wanted.name,
+            size=size,
+            fs=fs,
+            fs_given=fs_given,
+            block=block,
+            used=source is not None,  # what is in it is somebody's
+            parameters=dict(wanted.parameters),
+            created=time.time(),
+            source=wanted.source,
+            mutable=dict(wanted.mutable),
+        )
+        # Work that takes long is announced, so that a look from outside knows what the hidden file is.
+        announced = source or volume.thick
+        intent = self._records.announce(CREATE, volume.id, token=volume.token) if announced else None
+        try:
+            faults.point("csi.create.announced")
+            with (
+                self._content(volume, source) as fill,
+                self._pool.images.recorded(volume.token, fill, "csi.create"),
+            ):
                 self._records.add(volume, intent)
-            except BaseException:
-                self._pool.images.remove(volume_id.token)
+                faults.point("csi.create.recorded")
+        except BaseException:
+            if intent:
                 self._records.settle(intent)
-                raise
-        faults.point("csi.create.recorded")
+            raise
         return volume
 
-    def _keep_space(self, token: str, size: int) -> None:
-        with self._pool.opened(token) as image:
-            allocation.keep(image, size)
-            os.fsync(image)
-        faults.point("csi.create.kept")
+    @contextlib.contextmanager
+    def _content(self, volume: Volume, source: Source | None) -> Iterator[Callable[[int], None]]:
+        """What fills a new image: a copy of the source, a clone of a ready-made filesystem, or nothing but length."""
+        if source:
+            content = self._sources.content(source, volume.size, volume.fs)
+        else:
+            content = self._pool.content(volume.fs, volume.size)
+        with content as fill:
+            yield (lambda fd: _keep_space(fd, fill, volume.size)) if volume.thick else fill
 
     def _check_parameters(self, parameters: Mapping[str, str]) -> None:
         """What the sidecars add for themselves is not ours to judge."""
@@ -242,6 +244,12 @@ def check_name(name: str) -> None:
         raise InvalidArgument("name is longer than 128 bytes")
     if "/" in name or not name.isprintable() or name in (".", ".."):
         raise InvalidArgument("name contains '/' or control characters")
+
+
+def _keep_space(fd: int, fill: Callable[[int], None], size: int) -> None:
+    fill(fd)
+    allocation.keep(fd, size)
+    faults.point("csi.create.kept")
 
 
 def _access(capabilities: tuple[Capability, ...], default_fs: str) -> tuple[str, bool, bool]:

@@ -70,7 +70,7 @@ def images(files: Files, records: Ledger) -> Iterator[Finding]:
                     *("image-without-record", str(path), f"an image that no {one} is recorded for"),
                     f"look into it (losetup --read-only --find --show {path}); if nobody needs it: rm {path}",
                 )
-        for token in sorted(known.keys() - found):
+        for token in sorted(known.keys() - found - {name[1:-4] for name in files.hidden(folder)}):
             row = known[token]
             if not records.announced(token) and not records.announced(row["id"]):
                 yield Finding(
@@ -87,8 +87,12 @@ def unfinished(files: Files, records: Ledger) -> Iterator[Finding]:
             if not records.announced(name[1:].rpartition(".")[0]):
                 path = files.pool / folder / name
                 yield Finding(
-                    *("unfinished-image", str(path), "an image that was never finished and that nobody works on"),
-                    f"rm {path}",
+                    *(
+                        "unfinished-image",
+                        str(path),
+                        "an image that was never finished, and nobody works on it",
+                    ),
+                    "start the daemon: it names it if it is recorded, and removes it if not",
                 )
 
 

@@ -62,6 +62,36 @@ class Images:
         faults.point(f"{step}.durable")
 
     @contextlib.contextmanager
+    def recorded(self, token: str, fill: Callable[[int], None], step: str) -> Iterator[None]:
+        """An image that is whole and durable when the block begins, and gets its name when the block has ended well.
+
+        The block writes the record, and its commit alone decides: at start-up a hidden image that is recorded gets its
+        name, and one that is not is removed. So this needs no intent, and one flush less.
+        """
+        try:
+            with self.hidden(token) as fd:
+                faults.point(f"{step}.hidden")
+                fill(fd)
+                faults.point(f"{step}.filled")
+                os.fsync(fd)
+            os.fsync(self._directory)
+            faults.point(f"{step}.durable")
+            yield
+        except BaseException:
+            self.remove(token)
+            raise
+        self.name(token)
+        faults.point(f"{step}.named")
+
+    def name(self, token: str) -> None:
+        """Give a hidden image its name."""
+        os.rename(_hidden(token), _name(token), src_dir_fd=self._directory, dst_dir_fd=self._directory)
+
+    def hidden_tokens(self) -> set[str]:
+        """All images without a name, finished or not: a look at the whole directory, for start-up."""
+        return {name[1:-4] for name in os.listdir(self._directory) if name.startswith(".") and name.endswith(".tmp")}
+
+    @contextlib.contextmanager
     def remade(self, token: str, step: str) -> Iterator[str]:
         """A copy of an image for the block to change, by its path; at the end of the block it takes the image's place.
 

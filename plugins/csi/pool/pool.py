@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,15 @@ class Pool:
         finally:
             if fd is not None:
                 os.close(fd)
+
+    @contextlib.contextmanager
+    def content(self, fs: str, size: int) -> Iterator[Callable[[int], None]]:
+        """What fills the image of a new volume of `size` bytes: a clone of a ready-made filesystem, or ("") length."""
+        with self.template(fs, size) as template:
+            if template is None:
+                yield lambda fd: os.ftruncate(fd, size)
+            else:
+                yield lambda fd: reflink.clone(fd, template)
 
     @contextlib.contextmanager
     def opened(self, token: str) -> Iterator[int]:

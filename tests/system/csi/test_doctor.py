@@ -107,14 +107,27 @@ def test_what_a_reboot_leaves_behind_is_told_from_what_is_broken(driver: Driver)
 def test_an_interrupted_operation_is_named_until_the_daemon_has_settled_it(driver: Driver) -> None:
     from tests.system.csi.kit import dies
 
-    driver.restart("csi.create.named")
+    driver.restart("csi.delete.announced")
+    volume = driver.create("block")
     with dies(driver):
-        driver.create("block")
+        driver.delete(volume)
     [(kind, subject)] = findings(driver)
     assert kind == "interrupted"
     driver.start()
     assert tool(driver, "doctor")["clean"]
     assert subject
+
+
+@pytest.mark.parametrize("point", ["csi.create.filled", "csi.create.recorded"])
+def test_a_volume_that_was_never_finished_is_named(driver: Driver, point: str) -> None:
+    from tests.system.csi.kit import dies
+
+    driver.restart(point)
+    with dies(driver):
+        driver.create("block")
+    assert [kind for kind, _ in findings(driver)] == ["unfinished-image"]
+    driver.start()
+    assert tool(driver, "doctor")["clean"]
 
 
 def test_a_pool_that_is_not_there_is_named(driver: Driver) -> None:
