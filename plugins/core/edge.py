@@ -18,7 +18,7 @@ import grpc
 
 from plugins.core import log, metrics, redact
 from plugins.core.acceptor import uid_of
-from plugins.core.errors import Code, NodeplugError
+from plugins.core.errors import Code, NodeplugError, Unimplemented
 
 logger = log.get("rpc")
 
@@ -119,6 +119,8 @@ class _Call:
 
     def _failed(self, error: Exception, request: Any, context: grpc.ServicerContext, started: float) -> NoReturn:
         elapsed = time.perf_counter() - started
+        if isinstance(error, NotImplementedError):  # what a generated base class raises for a method left out
+            error = Unimplemented(f"{self._method} is not served by this daemon")
         if isinstance(error, NodeplugError):
             code, message = error.code, error.message
             self._write(logging.WARNING, request, context, code.name, elapsed, reason=message, **_detail(error))

@@ -145,6 +145,13 @@ def test_errors_reach_the_caller_as_status_and_defects_do_not_leak(start: Start)
     assert "no caller may read" in line["error"]
 
 
+def test_a_method_that_was_left_out_is_unimplemented(start: Start) -> None:
+    process = start().serving()
+    with client.channel(process.socket) as channel, pytest.raises(grpc.RpcError) as error:
+        deviceplugin_pb2_grpc.DevicePluginStub(channel).GetDevicePluginOptions(deviceplugin_pb2.Empty(), timeout=5)
+    assert code(error.value) == "UNIMPLEMENTED"
+
+
 def test_open_streams_take_no_worker_from_unary_calls(start: Start) -> None:
     process = start("workers=2").serving()
     with client.channel(process.socket) as channel, process.kms() as stub:
