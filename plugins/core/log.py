@@ -10,10 +10,11 @@ field: requests are logged through `redact` only.
 from __future__ import annotations
 
 import contextvars
-import datetime
+import functools
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -29,9 +30,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
-        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         entry: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": f"{_second(int(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name.removeprefix(ROOT + "."),
             "message": record.getMessage(),
@@ -42,7 +42,16 @@ class JsonFormatter(logging.Formatter):
         entry.update(getattr(record, "fields", {}))
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        return _encode(entry)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # made once: json.dumps would make one for each line
+
+
+@functools.lru_cache(maxsize=4)
+def _second(moment: int) -> str:
+    """A whole second since the epoch in RFC 3339, without zone; most lines share it with the one before."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
 class Logger:
@@ -74,7 +83,12 @@ class Logger:
     def write(self, level: int, message: str, fields: Mapping[str, object], exc: BaseException | None = None) -> None:
         """A line of any level (logging.INFO ...)."""
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, message, extra={"fields": fields}, exc_info=exc)
+            error = (type(exc), exc, exc.__traceback__) if exc else None
+            # Made here, not by Logger.log: that would walk the stack for a file and a line which nothing shows.
+            record = self._logger.makeRecord(
+                self._logger.name, level, "", 0, message, (), error, extra={"fields": fields}
+            )
+            self._logger.handle(record)
 
 
 def get(name: str) -> Logger:
@@ -86,6 +100,8 @@ def setup(level: str = "info", stream: IO[str] | None = None) -> None:
     """Send every line to stream (standard error) as JSON. May be called again: the last call counts."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
+    # What no line shows need not be looked up (logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger(ROOT)
     root.handlers[:] = [handler]
     root.propagate = False
